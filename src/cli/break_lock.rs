@@ -1,0 +1,85 @@
+//! `lockfs break`: end someone else's lock on purpose, and only the one that was seen.
+
+use std::io::{self, BufRead, ErrorKind, IsTerminal, Write};
+use std::path::{Path, PathBuf};
+
+use clap::Args;
+
+use super::facts::{Facts, is_gone};
+use super::mounts::{Place, place};
+use super::{Exit, Failure, Outcome, xattr};
+use crate::lock::Token;
+
+/// End someone else's lock, naming its token
+///
+/// Shows who holds the lock and asks. The lock ends only if it is still the one that was shown, or the one that
+/// --token names: one that was released and acquired anew has another token, and stays.
+#[derive(Debug, Args)]
+#[command(after_long_help = "\
+Examples:
+  $ lockfs break build/web
+  $ lockfs break --yes build/web
+  $ lockfs break --token 7563842910394777601 build/web")]
+pub(super) struct Break {
+    /// The lock
+    path: PathBuf,
+    /// End it only if this is its token, and do not ask
+    #[arg(long, value_name = "N")]
+    token: Option<Token>,
+    /// Do not ask
+    #[arg(long, short)]
+    yes: bool,
+}
+
+impl Break {
+    pub(super) fn perform(self) -> Outcome {
+        let place = place(&self.path)?.not_the_root()?;
+        let name = place.shown();
+        let facts = Facts::read(&place).map_err(|error| match is_gone(&error) {
+            true => Failure::new(Exit::Failed, format!("there is no lock {name}")),
+            false => Failure::new(Exit::Unavailable, format!("cannot read {name}: {error}")),
+        })?;
+        let token = match self.token {
+            Some(token) => token.to_string(),
+            None => {
+                let token = facts.get("token").map(str::to_owned);
+                let token =
+                    token.ok_or_else(|| Failure::new(Exit::Failed, format!("{name} is not a lock")))?;
+                if !self.yes && !confirm(&format!("{name} is {}", facts.sentence()))? {
+                    return Err(Failure::new(Exit::Failed, format!("{name} stays as it is")));
+                }
+                token
+            }
+        };
+        end(&place, &token).map_err(|error| {
+            let message = match error.kind() {
+                ErrorKind::PermissionDenied => format!("may not break {name}: {}", facts.sentence()),
+                _ if is_gone(&error) => format!("{name} is not the lock with token {token} any more"),
+                _ => format!("cannot break {name}: {error}"),
+            };
+            Failure::new(Exit::Failed, message)
+        })?;
+        Ok(Exit::Done)
+    }
+}
+
+/// A symlink has no `user.*` attributes (xattr(7)): what describes it takes the word for it.
+fn end(place: &Place, token: &str) -> io::Result<()> {
+    if std::fs::symlink_metadata(place.path())?.is_symlink() {
+        let info = place.mount.path(Path::new(".lockfs/info").join(&place.name));
+        return xattr::set(&info, "break", token);
+    }
+    xattr::set(&place.path(), "break", token)
+}
+
+fn confirm(what: &str) -> Result<bool, Failure> {
+    if !io::stdin().is_terminal() {
+        let message = "nobody can be asked, stdin is no terminal: say --yes or --token";
+        return Err(Failure::new(Exit::Usage, message));
+    }
+    let mut stderr = io::stderr();
+    let _ = write!(stderr, "{what}; break it? [y/N] ").and_then(|()| stderr.flush());
+    let mut answer = String::new();
+    io::stdin().lock().read_line(&mut answer).map_err(|error| Failure::new(Exit::Failed, error))?;
+    Ok(matches!(answer.trim().to_ascii_lowercase().as_str(), "y" | "yes"))
+}

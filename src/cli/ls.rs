@@ -1,0 +1,214 @@
+//! `lockfs ls`: the locks of a tree, by walking it.
+
+use std::ffi::OsStr;
+use std::fs::{self, FileType};
+use std::os::unix::ffi::OsStrExt;
+use std::path::{Path, PathBuf};
+
+use clap::Args;
+
+use super::facts::{Facts, TtlLeft, is_gone};
+use super::json::{self, Object};
+use super::mounts::{Place, default_mount, place, shown};
+use super::out::{escaped, print, span, table};
+use super::{Exit, Failure, Outcome, say};
+use crate::clock::{Clock, SystemClock, WallTime};
+
+/// List the locks: who holds what, since when
+///
+/// Walks the tree and reads what each lock says of itself. A directory is listed if it is a lock, that is named
+/// *.lock or has a ttl; with --all each is. A lock that is released meanwhile is left out.
+#[derive(Debug, Args)]
+#[command(after_long_help = "\
+Examples:
+  $ lockfs ls
+  $ lockfs ls build
+  $ lockfs ls --json /locks")]
+pub(super) struct Ls {
+    /// A lock or a directory of locks [default: the whole mount]
+    path: Option<PathBuf>,
+    /// Print a JSON array
+    #[arg(long)]
+    json: bool,
+    /// List plain directories too
+    #[arg(long, short)]
+    all: bool,
+}
+
+/// What one lock is, and says.
+#[derive(Debug)]
+struct Row {
+    name: PathBuf,
+    kind: FileType,
+    facts: Facts,
+}
+
+impl Ls {
+    pub(super) fn perform(self) -> Outcome {
+        let top = match &self.path {
+            Some(path) => place(path)?,
+            None => Place { mount: default_mount()?, name: PathBuf::new() },
+        };
+        let kind = fs::symlink_metadata(top.path())
+            .map_err(|error| {
+                let exit = if is_gone(&error) { Exit::Failed } else { Exit::Unavailable };
+                Failure::new(exit, format!("cannot list {}: {error}", shown(&top.path())))
+            })?
+            .file_type();
+        let mut walk = Walk { all: self.all, rows: Vec::new(), exit: Exit::Done };
+        if kind.is_dir() {
+            // The directory that was asked for is not one of its locks.
+            walk.children(&top);
+        } else {
+            walk.entry(top, kind);
+        }
+        walk.rows.sort_by(|a, b| a.name.cmp(&b.name));
+        let now = SystemClock.now().wall;
+        print(if self.json { as_json(&walk.rows, now) } else { as_table(&walk.rows, now) })?;
+        Ok(walk.exit)
+    }
+}
+
+/// A walk through the tree, and what it found.
+struct Walk {
+    all: bool,
+    rows: Vec<Row>,
+    exit: Exit,
+}
+
+impl Walk {
+    /// Takes everything below `directory`, however deep, without a call in a call.
+    fn children(&mut self, directory: &Place) {
+        let mut open = vec![directory.clone()];
+        while let Some(directory) = open.pop() {
+            let entries = fs::read_dir(directory.path()).and_then(Iterator::collect::<Result<Vec<_>, _>>);
+            let entries = match entries {
+                Ok(entries) => entries,
+                Err(error) => {
+                    self.skip(&directory, &error);
+                    continue;
+                }
+            };
+            let is_root = directory.name.as_os_str().is_empty();
+            for entry in entries {
+                if is_root && is_reserved(&entry.file_name()) {
+                    continue;
+                }
+                let child =
+                    Place { mount: directory.mount.clone(), name: directory.name.join(entry.file_name()) };
+                match entry.file_type() {
+                    Ok(kind) => {
+                        if kind.is_dir() {
+                            open.push(child.clone());
+                        }
+                        self.entry(child, kind);
+                    }
+                    Err(error) => self.skip(&child, &error),
+                }
+            }
+        }
+    }
+
+    fn entry(&mut self, place: Place, kind: FileType) {
+        match Facts::read(&place) {
+            Ok(facts) => {
+                let has_ttl = matches!(facts.ttl(), TtlLeft::Seconds(_));
+                let is_lock =
+                    !kind.is_dir() || has_ttl || place.name.as_os_str().as_bytes().ends_with(b".lock");
+                if is_lock || self.all {
+                    self.rows.push(Row { name: place.name, kind, facts });
+                }
+            }
+            Err(error) => self.skip(&place, &error),
+        }
+    }
+
+    /// What went away while we looked is not there; what can't be read is said, and counts.
+    fn skip(&mut self, place: &Place, error: &std::io::Error) {
+        if !is_gone(error) {
+            say(format_args!("cannot read {}: {error}", shown(&place.path())));
+            self.exit = Exit::Failed;
+        }
+    }
+}
+
+fn is_reserved(name: &OsStr) -> bool {
+    [".sessions", ".wait", ".lockfs"].iter().any(|reserved| name == *reserved)
+}
+
+fn as_table(rows: &[Row], now: WallTime) -> String {
+    let rows: Vec<_> = rows
+        .iter()
+        .map(|Row { name, facts, .. }| {
+            let ttl = match facts.ttl() {
+                TtlLeft::Seconds(left) => span(left),
+                TtlLeft::Never => "never".to_owned(),
+                TtlLeft::Unknown => "-".to_owned(),
+            };
+            let age = facts.age(now).map_or("-".to_owned(), span);
+            let scope = escaped(facts.get("scope").unwrap_or("-"));
+            let waiting = escaped(facts.get("waiting").unwrap_or("-"));
+            [shown(name), facts.holder(), age, ttl, scope, waiting]
+        })
+        .collect();
+    table(["PATH", "HOLDER", "AGE", "TTL-LEFT", "SCOPE", "WAITING"], &rows)
+}
+
+fn as_json(rows: &[Row], now: WallTime) -> String {
+    json::array(rows.iter().map(|row| {
+        let facts = &row.facts;
+        let object = path_members(&row.name)
+            .text("kind", Some(kind_name(row.kind)))
+            .text("state", facts.get("state"))
+            .text("holder", Some(&facts.holder()))
+            .text("owner", facts.get("owner"))
+            .text("session", facts.get("session"))
+            .text("host", facts.get("host"))
+            .number("pid", facts.number("pid").filter(|pid| *pid > 0))
+            .text("command", facts.get("command"))
+            .text("token", facts.get("token"))
+            .text("since", facts.get("since"))
+            .number("age_seconds", facts.age(now));
+        let object = match facts.ttl() {
+            TtlLeft::Seconds(left) => object.number("ttl_seconds", Some(left)),
+            TtlLeft::Never | TtlLeft::Unknown => object.number("ttl_seconds", None),
+        };
+        object
+            .text("expires", facts.get("expires"))
+            .text("scope", facts.get("scope"))
+            .number("waiting", facts.number("waiting"))
+    }))
+}
+
+/// JSON has no strings but of characters: a path that is not UTF-8 is shown, and exact in hex beside it.
+fn path_members(path: &Path) -> Object {
+    let bytes = path.as_os_str().as_bytes();
+    match path.to_str() {
+        Some(text) => Object::default().text("path", Some(text)),
+        None => {
+            let hex: String = bytes.iter().map(|byte| format!("{byte:02x}")).collect();
+            Object::default().text("path", Some(&escaped(bytes))).text("path_hex", Some(&hex))
+        }
+    }
+}
+
+fn kind_name(kind: FileType) -> &'static str {
+    match () {
+        () if kind.is_dir() => "directory",
+        () if kind.is_symlink() => "symlink",
+        () => "file",
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_path_that_is_not_utf_8_is_exact_in_hex() {
+        let plain = path_members(Path::new("a\nb")).end();
+        assert_eq!(plain, r#"{"path":"a\nb"}"#);
+        let path = Path::new(OsStr::from_bytes(b"a\xff"));
+        assert_eq!(path_members(path).end(), r#"{"path":"a\\xff","path_hex":"61ff"}"#);
+    }
+}

@@ -1,0 +1,179 @@
+//! `lockfs mount`: from what was said to a mount that answers.
+
+use std::ffi::OsString;
+use std::fs::{DirBuilder, File, OpenOptions};
+use std::io::ErrorKind;
+use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use clap::Args;
+
+use super::mounts::{mounted, resolved, shown};
+use super::probe::{Answer, read_within};
+use super::{Exit, Failure, Outcome, background, umount};
+use crate::config::{Flags, MountOptions, Settings, Sources};
+use crate::daemon;
+
+/// Mount a tree of locks on a directory
+///
+/// Returns when the mount answers; a daemon in the background serves it until it is unmounted, or gets SIGTERM
+/// or SIGINT. Root mounts for all users, others through fusermount3 for themselves. What a crashed daemon left
+/// on the directory is detached first.
+///
+/// Each setting is taken from the first place that has it: the flag, the mount option of the same name, the
+/// environment, the file /etc/lockfs/lockfs.conf (KEY=value lines with the names of the environment;
+/// LOCKFS_CONFIG names another file, or none if it is empty).
+#[derive(Debug, Args)]
+#[command(after_long_help = "\
+Examples:
+  $ lockfs mount /locks
+  $ lockfs mount --foreground --ttl 90s --data-dir /srv/locks /locks
+  $ lockfs mount -o ro,namespace=ci,ttl=1h /mnt/ci
+
+Mount options: ro, noexec, nosuid, nodev, noatime, allow_other, and each setting
+as NAME=VALUE. Those that mount(8) and fstab(5) have for others are let through.")]
+pub(super) struct Mount {
+    /// The directory to mount on; it must exist
+    #[arg(value_name = "MOUNTPOINT")]
+    mountpoint: PathBuf,
+    /// What keeps the locks: leveldb
+    #[arg(long)]
+    backend: Option<OsString>,
+    /// Where the locks of this machine are kept
+    #[arg(long, value_name = "DIR")]
+    data_dir: Option<OsString>,
+    /// Which tree of locks to mount
+    #[arg(long, value_name = "NAME")]
+    namespace: Option<OsString>,
+    /// How long a lock outlives its holder: 90, 5m, 1h30m, never
+    #[arg(long)]
+    ttl: Option<OsString>,
+    /// What this host is called in the names of owners
+    #[arg(long, value_name = "NAME")]
+    host_id: Option<OsString>,
+    /// What a lock survives: the death of the process, or a power cut
+    #[arg(long, value_name = "process|power")]
+    durability: Option<OsString>,
+    /// Where to log
+    #[arg(long, value_name = "FILE")]
+    log_file: Option<OsString>,
+    /// Serve the mount from this process, and log to stderr
+    #[arg(long, short)]
+    foreground: bool,
+    /// Log each grant, refusal and release
+    #[arg(long, short)]
+    debug: bool,
+    /// Mount options, separated by commas
+    #[arg(short = 'o', value_name = "OPT,...")]
+    options: Vec<String>,
+}
+
+impl Mount {
+    pub(super) fn perform(self) -> Outcome {
+        let mut flags = Flags::default();
+        flags.set("backend", self.backend);
+        flags.set("data-dir", self.data_dir);
+        flags.set("namespace", self.namespace);
+        flags.set("ttl", self.ttl);
+        flags.set("host-id", self.host_id);
+        flags.set("durability", self.durability);
+        flags.set("log-file", self.log_file);
+        flags.set("foreground", self.foreground.then(|| "yes".into()));
+        flags.set("debug", self.debug.then(|| "yes".into()));
+        let options = MountOptions::parse(self.options.iter().map(String::as_str))?;
+        let sources = Sources::gather(flags, options)?;
+        let mountpoint = resolved(&self.mountpoint, &mounted()?)?;
+        let settings = Settings::resolve(&sources, &mountpoint)?;
+        if settings.foreground {
+            start_log(&settings)?;
+            prepare(&settings)?;
+            return serve(&settings, || {});
+        }
+        background::start(|report| {
+            start_log(&settings)?;
+            prepare(&settings)?;
+            let outcome = serve(&settings, || {
+                if let Some(Err(error)) = report.take().map(background::Report::ready) {
+                    log::warn!("cannot leave the terminal: {error}");
+                }
+            });
+            if let (Err(failure), None) = (&outcome, report) {
+                log::error!("{}", failure.message);
+            }
+            outcome
+        })
+    }
+}
+
+fn serve(settings: &Settings, ready: impl FnOnce()) -> Outcome {
+    match daemon::serve(settings, ready) {
+        Ok(()) => Ok(Exit::Done),
+        Err(error) => Err(Failure::new(exit_of(&error), error)),
+    }
+}
+
+fn exit_of(error: &daemon::Error) -> Exit {
+    match error {
+        daemon::Error::Level(error) => super::check::exit_of(error),
+        daemon::Error::Store(_) => Exit::Unavailable,
+        daemon::Error::Host(_) => Exit::Usage,
+        daemon::Error::Mount(_) | daemon::Error::System(_) => Exit::Failed,
+    }
+}
+
+/// Sends the log where the settings say. `RUST_LOG` picks what is in it, as env_logger has it.
+fn start_log(settings: &Settings) -> Result<(), Failure> {
+    let level = if settings.debug { log::LevelFilter::Debug } else { log::LevelFilter::Info };
+    let mut logger = env_logger::Builder::new();
+    logger.filter_level(log::LevelFilter::Warn).filter_module("lockfs", level).parse_default_env();
+    if let Some(path) = &settings.log_file {
+        logger.target(env_logger::Target::Pipe(Box::new(open_log(settings, path)?)));
+    }
+    logger.init();
+    Ok(())
+}
+
+/// The log is for whoever runs the mount: it names paths and holders.
+fn open_log(settings: &Settings, path: &Path) -> Result<File, Failure> {
+    let data_dir = &settings.data_dir;
+    DirBuilder::new().recursive(true).mode(0o700).create(data_dir).map_err(|error| {
+        let data_dir = shown(data_dir);
+        Failure::new(Exit::Unavailable, format!("cannot make the data directory {data_dir}: {error}"))
+    })?;
+    let log = OpenOptions::new().append(true).create(true).mode(0o600).open(path);
+    log.map_err(|error| Failure::new(Exit::Failed, format!("cannot open the log {}: {error}", shown(path))))
+}
+
+/// How long an old mount may take to say whether it lives.
+const PATIENCE: Duration = Duration::from_secs(5);
+
+/// Makes sure that the mountpoint is a directory on which nothing of ours is mounted.
+fn prepare(settings: &Settings) -> Result<(), Failure> {
+    let point = &settings.mountpoint;
+    let fail = |what: String| Failure::new(Exit::Failed, what);
+    while let Some(old) = mounted()?.into_iter().find(|mount| mount.point == *point) {
+        match read_within(&old.path(".lockfs/status"), PATIENCE) {
+            Ok(Answer::Refused(error)) if error.kind() == ErrorKind::NotConnected => {
+                log::info!("detaching the mount of a daemon that is gone mountpoint={}", shown(point));
+                umount::detach(point)?;
+            }
+            Ok(Answer::Silence) => {
+                let point = shown(point);
+                return Err(fail(format!(
+                    "the lockfs on {point} does not answer: lockfs umount --lazy {point} takes it away"
+                )));
+            }
+            _ => return Err(fail(format!("a lockfs is mounted on {} already", shown(point)))),
+        }
+    }
+    let point_shown = shown(point);
+    match std::fs::metadata(point) {
+        Ok(data) if data.is_dir() => Ok(()),
+        Ok(_) => Err(fail(format!("{point_shown} is not a directory: mount on one"))),
+        Err(error) if error.kind() == ErrorKind::NotFound => {
+            Err(fail(format!("there is no directory {point_shown}: mkdir -p {point_shown} makes it")))
+        }
+        Err(error) => Err(fail(format!("cannot mount on {point_shown}: {error}"))),
+    }
+}

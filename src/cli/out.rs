@@ -1,0 +1,92 @@
+//! stdout: bytes, columns and safe names.
+//!
+//! A name may hold any byte but `/` and NUL; on a line it is escaped the way [`LockPath`] prints it, so that
+//! one lock is one line whatever its holder called it.
+
+use std::io::{self, ErrorKind, Write};
+
+use super::{Exit, Failure};
+use crate::lock::LockPath;
+
+/// Writes `data` to stdout.
+///
+/// A reader that went away ends the command quietly: `lockfs ls | head -1` is no error.
+pub(crate) fn print(data: impl AsRef<[u8]>) -> Result<(), Failure> {
+    let mut stdout = std::io::stdout().lock();
+    stdout.write_all(data.as_ref()).and_then(|()| stdout.flush()).map_err(|error| unwritten(&error))
+}
+
+/// What it means that stdout could not be written.
+pub(crate) fn unwritten(error: &io::Error) -> Failure {
+    match error.kind() {
+        ErrorKind::BrokenPipe => Failure::new(Exit::Unread, ""),
+        _ => Failure::new(Exit::Failed, format!("cannot write to stdout: {error}")),
+    }
+}
+
+/// `bytes` on one line: what is neither printable ASCII nor UTF-8 is escaped.
+pub(crate) fn escaped(bytes: impl AsRef<[u8]>) -> String {
+    match bytes.as_ref() {
+        [] => String::new(),
+        bytes => LockPath::join([bytes]).to_string(),
+    }
+}
+
+/// `rows` below `head`, each column as wide as its widest cell, the last one ragged.
+pub(crate) fn table<const N: usize>(head: [&str; N], rows: &[[String; N]]) -> String {
+    let mut widths = head.map(|cell| cell.chars().count());
+    for row in rows {
+        for (width, cell) in widths.iter_mut().zip(row) {
+            *width = (*width).max(cell.chars().count());
+        }
+    }
+    let mut text = String::new();
+    for row in std::iter::once(&head.map(str::to_owned)).chain(rows) {
+        let cells: Vec<_> = row.iter().zip(widths).map(|(cell, width)| format!("{cell:width$}")).collect();
+        text.push_str(cells.join("  ").trim_end());
+        text.push('\n');
+    }
+    text
+}
+
+/// A span as people say it, in its two largest units: `42s`, `4m10s`, `3h05m`, `2d04h`.
+pub(crate) fn span(seconds: u64) -> String {
+    let (minutes, hours, days) = (seconds / 60, seconds / 3_600, seconds / 86_400);
+    match () {
+        () if days > 0 => format!("{days}d{:02}h", hours % 24),
+        () if hours > 0 => format!("{hours}h{:02}m", minutes % 60),
+        () if minutes > 0 => format!("{minutes}m{:02}s", seconds % 60),
+        () => format!("{seconds}s"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn columns_line_up_and_leave_no_blanks_at_the_end() {
+        let rows = [["caf\u{e9}", "x", ""], ["a", "alice@dev1", "5"]].map(|row| row.map(str::to_owned));
+        let text = table(["PATH", "HOLDER", "W"], &rows);
+        assert_eq!(text, "PATH  HOLDER      W\ncaf\u{e9}  x\na     alice@dev1  5\n");
+    }
+
+    #[test]
+    fn a_table_without_rows_is_its_head() {
+        assert_eq!(table(["A", "B"], &[]), "A  B\n");
+    }
+
+    #[test]
+    fn one_name_is_one_line() {
+        assert_eq!(escaped(b"a\nb\x1b[0m\xff\\ caf\xc3\xa9"), "a\\nb\\u{1b}[0m\\xff\\\\ caf\u{e9}");
+        assert_eq!(escaped(b""), "");
+    }
+
+    #[test]
+    fn a_span_has_two_units() {
+        let spans = [(0, "0s"), (59, "59s"), (250, "4m10s"), (11_100, "3h05m"), (187_200, "2d04h")];
+        for (seconds, text) in spans {
+            assert_eq!(span(seconds), text);
+        }
+    }
+}

@@ -1,0 +1,177 @@
+//! The process that serves a mount: opens the store, takes up what this host holds, mounts, tends, and ends
+//! on SIGTERM or SIGINT or when someone unmounts.
+//!
+//! Order of the start: store, service, take-up, mount, tending. Order of the end: the mount first, so that
+//! nobody is answered any more, then tending, then the store.
+
+use std::fmt;
+use std::io;
+use std::path::Path;
+use std::sync::Arc;
+
+use crate::clock::{BootId, Clock, SystemClock};
+use crate::config::{Durability, Settings};
+use crate::fs::{About, LockFs};
+use crate::fuse::{Mount, MountError, MountFlag, MountOptions, Unmounter};
+use crate::locks::{HostId, HostIdError, LockService, Processes, Tending};
+use crate::store::level::{self, LevelError, LevelStore};
+use crate::store::{LockStore, StoreError};
+
+/// Why a mount could not be served.
+#[derive(Debug)]
+pub enum Error {
+    /// The store can't be opened.
+    Level(LevelError),
+    /// The store failed.
+    Store(StoreError),
+    /// The mount failed.
+    Mount(MountError),
+    /// The host id is none.
+    Host(HostIdError),
+    /// The system refused something.
+    System(io::Error),
+}
+
+impl fmt::Display for Error {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Level(error) => error.fmt(f),
+            Self::Store(error) => error.fmt(f),
+            Self::Mount(error) => error.fmt(f),
+            Self::Host(error) => error.fmt(f),
+            Self::System(error) => error.fmt(f),
+        }
+    }
+}
+
+impl std::error::Error for Error {}
+
+impl From<LevelError> for Error {
+    fn from(error: LevelError) -> Self {
+        Self::Level(error)
+    }
+}
+
+impl From<StoreError> for Error {
+    fn from(error: StoreError) -> Self {
+        Self::Store(error)
+    }
+}
+
+impl From<MountError> for Error {
+    fn from(error: MountError) -> Self {
+        Self::Mount(error)
+    }
+}
+
+impl From<io::Error> for Error {
+    fn from(error: io::Error) -> Self {
+        Self::System(error)
+    }
+}
+
+/// Mounts as `settings` say, calls `ready` once the mount answers, and serves until it is unmounted or told
+/// to end.
+///
+/// # Errors
+/// [`Error`]: the store, or the mount; nothing is mounted then.
+pub fn serve(settings: &Settings, ready: impl FnOnce()) -> Result<(), Error> {
+    let signals = Signals::block()?;
+    let clock: Arc<dyn Clock> = Arc::new(SystemClock);
+    let store = Arc::new(open(settings, Arc::clone(&clock))?);
+    let host: HostId = settings.host_id.parse().map_err(Error::Host)?;
+    let service = LockService::new(Arc::clone(&store) as Arc<dyn LockStore>, Processes::new(host)?, settings.ttl);
+    let service = Arc::new(service);
+    service.take_up()?;
+    let fs = LockFs::new(Arc::clone(&service), about(settings, clock.as_ref()));
+    let mount = Mount::start(fs, &settings.mountpoint, &mount_options(settings))?;
+    let tending = Tending::start(service)?;
+    answers(&settings.mountpoint)?;
+    log::info!("mounted at={}", settings.mountpoint.display());
+    ready();
+    signals.end_by(mount.unmounter())?;
+    let served = mount.wait();
+    drop(tending);
+    let closed = store.close();
+    log::info!("unmounted at={}", settings.mountpoint.display());
+    served?;
+    Ok(closed?)
+}
+
+fn open(settings: &Settings, clock: Arc<dyn Clock>) -> Result<LevelStore, Error> {
+    let durability = match settings.durability {
+        Durability::Process => level::Durability::Process,
+        Durability::Power => level::Durability::Power,
+    };
+    // SAFETY: geteuid(2) and getegid(2) take nothing and can't fail.
+    let owner = unsafe { (libc::geteuid(), libc::getegid()) };
+    let boot = BootId::current()?;
+    Ok(LevelStore::open(&settings.store_dir(), durability, clock, &boot, owner)?)
+}
+
+fn about(settings: &Settings, clock: &dyn Clock) -> About {
+    About {
+        mountpoint: settings.mountpoint.clone(),
+        namespace: settings.namespace.to_string(),
+        host: settings.host_id.clone(),
+        ttl: settings.ttl,
+        since: clock.now(),
+    }
+}
+
+fn mount_options(settings: &Settings) -> MountOptions {
+    let flags = &settings.flags;
+    let asked = [
+        (flags.read_only, MountFlag::ReadOnly),
+        (flags.noexec, MountFlag::NoExec),
+        (flags.noatime, MountFlag::NoAtime),
+    ];
+    MountOptions {
+        allow_other: settings.allow_other,
+        flags: asked.into_iter().filter_map(|(is_asked, flag)| is_asked.then_some(flag)).collect(),
+    }
+}
+
+/// One round trip through the kernel: the mount is there for everybody.
+fn answers(mountpoint: &Path) -> io::Result<()> {
+    std::fs::metadata(mountpoint).map(drop)
+}
+
+/// SIGTERM, SIGINT and SIGHUP, which end a mount; blocked in every thread, and waited for by one.
+struct Signals(libc::sigset_t);
+
+impl Signals {
+    /// Blocks them in this thread and all that it starts from now on.
+    fn block() -> io::Result<Self> {
+        // SAFETY: a zeroed set is memory for sigemptyset(3) to set up.
+        let mut set: libc::sigset_t = unsafe { std::mem::zeroed() };
+        // SAFETY: `set` lives, and the numbers are signals.
+        let result = unsafe {
+            libc::sigemptyset(&raw mut set);
+            for signal in [libc::SIGTERM, libc::SIGINT, libc::SIGHUP] {
+                libc::sigaddset(&raw mut set, signal);
+            }
+            libc::pthread_sigmask(libc::SIG_BLOCK, &raw const set, std::ptr::null_mut())
+        };
+        if result == 0 { Ok(Self(set)) } else { Err(io::Error::from_raw_os_error(result)) }
+    }
+
+    /// Ends the mount when one of them comes. The thread stays behind when the mount ends by itself; it goes
+    /// with the process.
+    fn end_by(self, unmounter: Unmounter) -> io::Result<()> {
+        let wait = move || {
+            loop {
+                let mut signal = 0;
+                // SAFETY: the set is the one that was blocked, and `signal` lives.
+                if unsafe { libc::sigwait(&raw const self.0, &raw mut signal) } != 0 {
+                    return;
+                }
+                log::info!("told to end signal={signal}");
+                if let Err(error) = unmounter.unmount() {
+                    log::warn!("can't unmount: {error}");
+                }
+            }
+        };
+        std::thread::Builder::new().name("lockfs-signals".to_owned()).spawn(wait).map(drop)
+    }
+}

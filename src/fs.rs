@@ -1,0 +1,203 @@
+//! POSIX meaning: what a file system call on the mount means for locks. No FUSE type, and no errno.
+//!
+//! A call names inodes by number; [`node`] says what a number stands for. What changes a lock becomes one
+//! [`Command`](crate::table::Command) on behalf of the calling process; what only looks asks the store.
+//! Nothing is kept here but handles, and what the kernel was told of synthetic inodes.
+
+mod describe;
+mod error;
+mod events;
+mod file;
+mod handle;
+mod listing;
+mod meter;
+mod node;
+mod tree;
+mod xattr;
+
+use std::path::PathBuf;
+use std::sync::Arc;
+
+pub use error::Error;
+pub use file::{Access, Opened};
+pub use listing::DirectoryEntry;
+pub use meter::Meters;
+pub use xattr::SetMode;
+
+use crate::clock::{Now, WallTime};
+use crate::lock::{Attributes, Ino, Kind, Session, Ttl};
+use crate::locks::LockService;
+use crate::table::Refusal;
+use events::EventFile;
+use handle::Handles;
+use node::{Node, Nodes};
+
+/// What `status` says of the mount itself.
+#[derive(Clone, Debug)]
+pub struct About {
+    /// Where it is mounted.
+    pub mountpoint: PathBuf,
+    /// The namespace.
+    pub namespace: String,
+    /// The host's id.
+    pub host: String,
+    /// What a lock gets where nothing nearer says.
+    pub ttl: Ttl,
+    /// When it was mounted.
+    pub since: Now,
+}
+
+/// Whether the kernel may remember what it is told.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Keep {
+    /// Not at all: the next call asks again. What locks get.
+    No,
+    /// For a second. What directories get that are names and not locks.
+    Briefly,
+}
+
+/// What stands at a name or an inode number.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Found {
+    /// What stat(2) tells; the inode number is that of the mount.
+    pub attributes: Attributes,
+    /// Whether the kernel may remember it.
+    pub keep: Keep,
+}
+
+/// How full the file system is, for statfs(2).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Usage {
+    /// Locks and directories.
+    pub used: u64,
+    /// How many more there could be.
+    pub free: u64,
+}
+
+/// A mounted namespace.
+#[derive(Debug)]
+pub struct LockFs {
+    service: Arc<LockService>,
+    about: About,
+    nodes: Nodes,
+    handles: Handles,
+    events: EventFile,
+    meters: Meters,
+}
+
+/// No namespace can have more locks than there are tokens in an epoch.
+const LOCKS_MAX: u64 = 1 << 32;
+
+impl LockFs {
+    /// The file system of `service`.
+    pub fn new(service: Arc<LockService>, about: About) -> Self {
+        Self {
+            service,
+            about,
+            nodes: Nodes::default(),
+            handles: Handles::default(),
+            events: EventFile::default(),
+            meters: Meters::default(),
+        }
+    }
+
+    /// The time, for calls that say "now".
+    pub fn now(&self) -> Now {
+        self.service.store().now()
+    }
+
+    /// How often each kind of request came.
+    pub fn meters(&self) -> &Meters {
+        &self.meters
+    }
+
+    fn node(&self, number: u64) -> Result<Node, Error> {
+        self.nodes.resolve(number).ok_or(Error::from(Refusal::Gone))
+    }
+
+    /// The kernel has forgotten an inode `count` times.
+    pub fn forget(&self, number: u64, count: u64) {
+        self.nodes.forget(number, count);
+    }
+
+    /// stat(2) by inode number.
+    ///
+    /// # Errors
+    /// [`Refusal::Gone`] where it is not there any more.
+    pub fn getattr(&self, number: u64) -> Result<Found, Error> {
+        self.found(self.node(number)?)
+    }
+
+    fn found(&self, node: Node) -> Result<Found, Error> {
+        let stat = |ino: Ino| -> Result<Attributes, Error> {
+            Ok(self.service.store().stat(ino)?.ok_or(Refusal::Gone)?)
+        };
+        let (attributes, keep) = match node {
+            Node::Object(ino) => (stat(ino)?, Keep::No),
+            Node::Sessions => (self.synthetic(node, Kind::Directory, 0o1777)?, Keep::Briefly),
+            Node::Control => (self.synthetic(node, Kind::Directory, 0o555)?, Keep::Briefly),
+            Node::InfoDirectory(ino) => {
+                let mtime = stat(ino)?.mtime;
+                let attributes = self.synthetic(node, Kind::Directory, 0o555)?;
+                (Attributes { mtime, ctime: mtime, ..attributes }, Keep::Briefly)
+            }
+            Node::Status | Node::Metrics => (self.synthetic(node, Kind::File, 0o444)?, Keep::No),
+            Node::Events(generation) => {
+                let size = self.events.size(self.service.store(), generation)?;
+                (Attributes { size, ..self.synthetic(node, Kind::File, 0o444)? }, Keep::No)
+            }
+            Node::Info(ino) => {
+                let Attributes { mtime, ctime, .. } = stat(ino)?;
+                (Attributes { mtime, ctime, ..self.synthetic(node, Kind::File, 0o444)? }, Keep::No)
+            }
+            Node::View { session, directory } => {
+                let session = self.session_at(session)?;
+                let attributes = match directory {
+                    Ino::ROOT => Attributes {
+                        uid: session.uid,
+                        gid: session.gid,
+                        mtime: session.mtime,
+                        ctime: session.mtime,
+                        ..self.synthetic(node, Kind::Directory, 0o755)?
+                    },
+                    _ => Attributes { nlink: 1, ..stat(directory)? },
+                };
+                (attributes, Keep::Briefly)
+            }
+        };
+        // A directory is a lock where it has a ttl, which only those named `*.lock` and those that someone
+        // gave one have; asked for by number there is no name at hand, and a stale mtime would hurt them.
+        let keep = if node == Node::Object(Ino::ROOT) { Keep::Briefly } else { keep };
+        Ok(Found { attributes: Attributes { ino: Ino::from_u64(node.number()), ..attributes }, keep })
+    }
+
+    fn synthetic(&self, node: Node, kind: Kind, mode: u16) -> Result<Attributes, Error> {
+        let root = self.service.store().stat(Ino::ROOT)?.ok_or(Refusal::Gone)?;
+        let since: WallTime = self.about.since.wall;
+        Ok(Attributes {
+            ino: Ino::from_u64(node.number()),
+            kind,
+            size: 0,
+            mode,
+            uid: root.uid,
+            gid: root.gid,
+            // 1 says of a directory that its subdirectories are not counted (find(1), fts(3)).
+            nlink: 1,
+            mtime: since,
+            ctime: since,
+        })
+    }
+
+    fn session_at(&self, number: Ino) -> Result<Session, Error> {
+        Ok(self.service.store().session_by_number(number)?.ok_or(Refusal::NoSession)?)
+    }
+
+    /// How full it is.
+    ///
+    /// # Errors
+    /// The store can't say.
+    pub fn usage(&self) -> Result<Usage, Error> {
+        let used = self.service.store().counts()?.locks;
+        Ok(Usage { used, free: LOCKS_MAX.saturating_sub(used) })
+    }
+}

@@ -1,0 +1,216 @@
+//! Open files: create, open, read, write, close; and open directories.
+
+use std::sync::Arc;
+
+use super::describe;
+use super::handle::Handle;
+use super::node::Node;
+use super::tree::{Site, entry};
+use super::{Error, Found, Keep, LockFs};
+use crate::lock::{Body, Ino, Kind};
+use crate::locks::Requester;
+use crate::table::{Command, Existing, New, Opening, Refusal, Reply, View};
+
+/// How a file is opened.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Access {
+    /// It may be written to.
+    pub writes: bool,
+    /// `O_TRUNC`.
+    pub emptied: bool,
+    /// `O_EXCL`, with `O_CREAT`.
+    pub exclusive: bool,
+}
+
+/// A file that was made and opened.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Opened {
+    /// What it is.
+    pub found: Found,
+    /// Its handle.
+    pub handle: u64,
+}
+
+impl LockFs {
+    /// open(2) with `O_CREAT`.
+    ///
+    /// # Errors
+    /// The law's refusals.
+    pub fn create(
+        &self,
+        who: Requester,
+        parent: u64,
+        name: &[u8],
+        mode: u16,
+        access: Access,
+    ) -> Result<Opened, Error> {
+        let Site { caller, spot, .. } = self.site(who, parent, name)?;
+        let existing = match access {
+            Access { exclusive: true, .. } => Existing::Refuse,
+            Access { emptied: true, .. } => Existing::OpenEmptied,
+            Access { .. } => Existing::Open,
+        };
+        let session = caller.session.id.clone();
+        let new = New::File(Opening::Opened);
+        let reply = self.service.step(who, Command::Acquire { caller, spot, new, mode, existing })?;
+        let attributes = entry(reply)?;
+        self.service.session_opened(&session);
+        let handle = Handle { ino: Some(attributes.ino), session: Some(session), text: None };
+        let found = Found { attributes, keep: Keep::No };
+        Ok(Opened { found, handle: self.handles.insert(handle) })
+    }
+
+    /// open(2) of what is there.
+    ///
+    /// # Errors
+    /// [`Refusal::Gone`] where it is not there any more; the law's where it is to be emptied.
+    pub fn open(&self, who: Requester, number: u64, access: Access) -> Result<u64, Error> {
+        let node = self.node(number)?;
+        let handle = match node {
+            Node::Object(ino) => {
+                let caller = self.service.caller(who)?;
+                let session = caller.session.id.clone();
+                self.service.step(who, Command::Open { caller, ino, emptied: access.emptied })?;
+                self.service.session_opened(&session);
+                Handle { ino: Some(ino), session: Some(session), text: None }
+            }
+            Node::Status | Node::Metrics | Node::Events(_) | Node::Info(_) if access.writes => {
+                return Err(Error::Synthetic);
+            }
+            Node::Status => self.text(describe::status(&self.about, self.service.store())),
+            Node::Metrics => {
+                self.text(describe::metrics(&self.about, self.service.store(), &self.meters)?)
+            }
+            Node::Info(ino) => {
+                let view = self.service.store().view(ino)?.ok_or(Refusal::Gone)?;
+                self.text(describe::info(&view, self.service.store().now(), self.scope()))
+            }
+            Node::Events(_) => Handle::default(),
+            Node::Sessions | Node::Control | Node::View { .. } | Node::InfoDirectory(_) => {
+                return Err(Refusal::IsDirectory.into());
+            }
+        };
+        Ok(self.handles.insert(handle))
+    }
+
+    fn text(&self, text: Vec<u8>) -> Handle {
+        Handle { text: Some(text.into()), ..Handle::default() }
+    }
+
+    pub(super) fn scope(&self) -> &'static str {
+        self.service.store().health().scope
+    }
+
+    /// read(2): the note; of a lock with an empty one, to others than its holder, a description.
+    ///
+    /// # Errors
+    /// [`Refusal::Gone`] where it is not there any more.
+    pub fn read(
+        &self,
+        who: Requester,
+        number: u64,
+        handle: u64,
+        offset: u64,
+        size: usize,
+    ) -> Result<Vec<u8>, Error> {
+        let text = match self.node(number)? {
+            Node::Object(ino) => {
+                let view = self.service.store().view(ino)?.ok_or(Refusal::Gone)?;
+                match &view.record.body {
+                    Body::File(note) if note.is_empty() => self.description(who, &view, handle, offset)?,
+                    Body::File(note) => note.as_slice().into(),
+                    Body::Directory { .. } => return Err(Refusal::IsDirectory.into()),
+                    Body::Symlink(_) => return Err(Error::WrongKind),
+                }
+            }
+            Node::Events(generation) => {
+                return Ok(self.events.read(self.service.store(), generation, offset, size)?);
+            }
+            _ => self.handles.text(handle).unwrap_or_default(),
+        };
+        let start = usize::try_from(offset).unwrap_or(usize::MAX).min(text.len());
+        let end = start.saturating_add(size).min(text.len());
+        Ok(text[start..end].to_vec())
+    }
+
+    /// The description of an empty lock; nothing for its holder, and of what nobody holds. One reading from
+    /// the beginning to the end is of one moment.
+    fn description(
+        &self,
+        who: Requester,
+        view: &View,
+        handle: u64,
+        offset: u64,
+    ) -> Result<Arc<[u8]>, Error> {
+        let Some(session) = &view.session else {
+            return Ok(Arc::default());
+        };
+        if self.service.speaks_for(who, session)? {
+            return Ok(Arc::default());
+        }
+        if offset > 0
+            && let Some(text) = self.handles.text(handle)
+        {
+            return Ok(text);
+        }
+        let text = describe::describe(view, self.service.store().now(), self.scope()).into();
+        self.handles.set_text(handle, &text);
+        Ok(text)
+    }
+
+    /// write(2); `offset` is `None` where the file was opened with `O_APPEND`.
+    ///
+    /// # Errors
+    /// The law's refusals.
+    pub fn write(
+        &self,
+        who: Requester,
+        number: u64,
+        offset: Option<u64>,
+        data: &[u8],
+    ) -> Result<(), Error> {
+        let Node::Object(ino) = self.node(number)? else {
+            return Err(Error::Synthetic);
+        };
+        let caller = self.service.caller(who)?;
+        self.service.step(who, Command::Write { caller, ino, offset, data: data.to_vec() })?;
+        Ok(())
+    }
+
+    /// The last close of an open file.
+    ///
+    /// # Errors
+    /// The store can't say; the handle is gone all the same.
+    pub fn release(&self, handle: u64) -> Result<(), Error> {
+        let Some(handle) = self.handles.remove(handle) else {
+            return Ok(());
+        };
+        if let Some(session) = &handle.session {
+            self.service.session_closed(session);
+        }
+        if let Some(ino) = handle.ino {
+            self.service.store().execute(&Command::Close { ino })?.map(|_: Reply| ())?;
+        }
+        Ok(())
+    }
+
+    /// opendir(3). A session lives while its owner has its directory open.
+    ///
+    /// # Errors
+    /// [`Refusal::Gone`] where it is not there any more.
+    pub fn opendir(&self, who: Requester, number: u64) -> Result<u64, Error> {
+        let node = self.node(number)?;
+        if self.found(node)?.attributes.kind != Kind::Directory {
+            return Err(Refusal::NotDirectory.into());
+        }
+        let Node::View { session, directory: Ino::ROOT } = node else {
+            return Ok(0);
+        };
+        let session = self.session_at(session)?;
+        if session.uid != who.uid {
+            return Ok(0);
+        }
+        self.service.session_opened(&session.id);
+        Ok(self.handles.insert(Handle { session: Some(session.id), ..Handle::default() }))
+    }
+}

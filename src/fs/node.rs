@@ -1,0 +1,106 @@
+//! Nodes: what an inode number of the mount stands for.
+//!
+//! Objects of the store have the store's numbers. Synthetic files have fixed numbers, or, where there is one
+//! for each session or each directory, a number made by hashing what they stand for: the same on every mount
+//! and after every restart. What such a number stands for is remembered until the kernel forgets it.
+
+use std::collections::HashMap;
+use std::hash::{DefaultHasher, Hash, Hasher};
+use std::sync::{Mutex, PoisonError};
+
+use crate::lock::Ino;
+
+/// What an inode number stands for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub(super) enum Node {
+    /// A lock or a directory of the store, the root included.
+    Object(Ino),
+    /// `.sessions`
+    Sessions,
+    /// `.sessions/NAME` and, below it, each directory of the tree as that session sees it.
+    View {
+        /// The number of the session.
+        session: Ino,
+        /// The directory of the tree; the root for `.sessions/NAME` itself.
+        directory: Ino,
+    },
+    /// `.lockfs`
+    Control,
+    /// `.lockfs/status`
+    Status,
+    /// `.lockfs/metrics`
+    Metrics,
+    /// `.lockfs/events`, of the generation of that number.
+    Events(u64),
+    /// `.lockfs/info` and, below it, each directory of the tree.
+    InfoDirectory(Ino),
+    /// `.lockfs/info/<path>` of a lock.
+    Info(Ino),
+}
+
+/// A bit that no token has, for it would have to be given before 1978 (see [`crate::lock::Token::EPOCH_MIN`]).
+const HASHED: u64 = 1 << 60;
+
+impl Node {
+    /// The inode number.
+    pub(super) fn number(self) -> u64 {
+        match self {
+            Self::Object(ino) => ino.as_u64(),
+            Self::Sessions => 2,
+            Self::Control => 4,
+            Self::Status => 5,
+            Self::Metrics => 6,
+            Self::View { .. } | Self::Events(_) | Self::InfoDirectory(_) | Self::Info(_) => {
+                // The hasher of the standard library with its fixed keys: stable for one version of the
+                // program, which is as long as the kernel remembers a number.
+                let mut hasher = DefaultHasher::new();
+                self.hash(&mut hasher);
+                HASHED | (hasher.finish() >> 4)
+            }
+        }
+    }
+}
+
+/// What the hashed numbers that the kernel knows stand for.
+#[derive(Debug, Default)]
+pub(super) struct Nodes(Mutex<HashMap<u64, (Node, u64)>>);
+
+impl Nodes {
+    /// The node of a number; `None` where it was never told to the kernel, or was forgotten.
+    pub(super) fn resolve(&self, number: u64) -> Option<Node> {
+        match number {
+            2 => Some(Node::Sessions),
+            4 => Some(Node::Control),
+            5 => Some(Node::Status),
+            6 => Some(Node::Metrics),
+            _ if number & (0xf << 60) == HASHED => self.known().get(&number).map(|(node, _)| *node),
+            _ => Some(Node::Object(Ino::from_u64(number))),
+        }
+    }
+
+    /// Notes that the kernel is told of a node once more.
+    pub(super) fn remember(&self, node: Node) {
+        let number = node.number();
+        if number & (0xf << 60) == HASHED {
+            self.known().entry(number).or_insert((node, 0)).1 += 1;
+        }
+    }
+
+    /// Notes that the kernel has forgotten `count` of the times it was told.
+    pub(super) fn forget(&self, number: u64, count: u64) {
+        if number & (0xf << 60) != HASHED {
+            return;
+        }
+        let mut known = self.known();
+        if let Some((_, told)) = known.get_mut(&number) {
+            *told = told.saturating_sub(count);
+            if *told == 0 {
+                known.remove(&number);
+            }
+        }
+    }
+
+    fn known(&self) -> std::sync::MutexGuard<'_, HashMap<u64, (Node, u64)>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}

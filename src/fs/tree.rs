@@ -1,0 +1,330 @@
+//! Names: lookup, mknod, mkdir, symlink, link, unlink, rmdir, rename; and what changes an inode's attributes.
+
+use super::node::Node;
+use super::{Error, Found, Keep, LockFs};
+use crate::lock::{Attributes, Ino, Kind, Name, SessionId};
+use crate::locks::{Denial, Requester};
+use crate::table::{
+    AttributeChange, Begin, Caller, Claimant, Command, Existing, New, Opening, Refusal, RenameMode, Reply, Spot,
+};
+
+const SESSIONS: &[u8] = b".sessions";
+const WAIT: &[u8] = b".wait";
+const CONTROL: &[u8] = b".lockfs";
+
+/// Where an entry is made or removed, and on whose behalf.
+pub(super) struct Site {
+    pub(super) caller: Caller,
+    pub(super) spot: Spot,
+    /// The session whose view it is.
+    pub(super) view: Option<SessionId>,
+}
+
+impl LockFs {
+    /// What stands at a name.
+    ///
+    /// # Errors
+    /// [`Refusal::NoEntry`] where nothing does.
+    pub fn lookup(&self, parent: u64, name: &[u8]) -> Result<Found, Error> {
+        let name = Name::parse(name)?;
+        let node = match self.node(parent)? {
+            Node::Object(Ino::ROOT) if name.as_bytes() == SESSIONS => Node::Sessions,
+            Node::Object(Ino::ROOT) if name.as_bytes() == CONTROL => Node::Control,
+            Node::Object(parent) => {
+                let attributes = self.at(parent, &name)?;
+                return Ok(Found { attributes, keep: keep(&attributes, &name) });
+            }
+            Node::Sessions => {
+                let id = SessionId::parse(name.as_bytes()).map_err(|_| Refusal::NoEntry)?;
+                let session = self.service.store().session(&id)?.ok_or(Refusal::NoEntry)?;
+                Node::View { session: session.ino, directory: Ino::ROOT }
+            }
+            Node::View { session, directory } => {
+                let attributes = self.at(directory, &name)?;
+                if attributes.kind != Kind::Directory {
+                    let view = self.service.store().view(attributes.ino)?.ok_or(Refusal::NoEntry)?;
+                    let own = view.session.is_some_and(|holder| holder.ino == session);
+                    return if own {
+                        Ok(Found { attributes, keep: Keep::No })
+                    } else {
+                        Err(Refusal::NoEntry.into())
+                    };
+                }
+                Node::View { session, directory: attributes.ino }
+            }
+            Node::Control => match name.as_bytes() {
+                b"status" => Node::Status,
+                b"metrics" => Node::Metrics,
+                b"events" => Node::Events(self.events.newest(self.service.store())?),
+                b"info" => Node::InfoDirectory(Ino::ROOT),
+                _ => return Err(Refusal::NoEntry.into()),
+            },
+            Node::InfoDirectory(parent) => {
+                let attributes = self.at(parent, &name)?;
+                match attributes.kind {
+                    Kind::Directory => Node::InfoDirectory(attributes.ino),
+                    Kind::File | Kind::Symlink => Node::Info(attributes.ino),
+                }
+            }
+            Node::Status | Node::Metrics | Node::Events(_) | Node::Info(_) => {
+                return Err(Refusal::NotDirectory.into());
+            }
+        };
+        let found = self.found(node)?;
+        self.nodes.remember(node);
+        Ok(found)
+    }
+
+    fn at(&self, parent: Ino, name: &Name) -> Result<Attributes, Error> {
+        let spot = Spot { parent, name: name.clone() };
+        Ok(self.service.store().lookup(&spot)?.ok_or(Refusal::NoEntry)?)
+    }
+
+    /// Where the entry `name` of `parent` is to change, and on whose behalf.
+    pub(super) fn site(&self, who: Requester, parent: u64, name: &[u8]) -> Result<Site, Error> {
+        let name = Name::parse(name)?;
+        let (caller, directory, view) = match self.node(parent)? {
+            Node::Object(directory) => (self.service.caller(who)?, directory, None),
+            Node::View { session, directory } => {
+                let session = self.session_at(session)?;
+                if who.uid != 0 && who.uid != session.uid {
+                    return Err(Refusal::NotPermitted.into());
+                }
+                (self.service.caller_in(who, &session.id), directory, Some(session.id))
+            }
+            _ => return Err(Error::Synthetic),
+        };
+        if directory == Ino::ROOT && [SESSIONS, WAIT, CONTROL].contains(&name.as_bytes()) {
+            return Err(Error::Synthetic);
+        }
+        Ok(Site { caller, spot: Spot { parent: directory, name }, view })
+    }
+
+    fn make(
+        &self,
+        who: Requester,
+        (parent, name): (u64, &[u8]),
+        new: New,
+        mode: u16,
+    ) -> Result<Found, Error> {
+        let Site { caller, spot, view } = self.site(who, parent, name)?;
+        let made_in = spot.clone();
+        let command = Command::Acquire { caller, spot, new, mode, existing: Existing::Refuse };
+        let attributes = entry(self.service.step(who, command)?)?;
+        self.seen_at(parent, &made_in.name, view.is_some(), attributes)
+    }
+
+    /// What the kernel is told of an entry that was made: a directory in a session's view is a view.
+    fn seen_at(
+        &self,
+        parent: u64,
+        name: &Name,
+        in_view: bool,
+        attributes: Attributes,
+    ) -> Result<Found, Error> {
+        if in_view && attributes.kind == Kind::Directory {
+            return self.lookup(parent, name.as_bytes());
+        }
+        Ok(Found { attributes, keep: keep(&attributes, name) })
+    }
+
+    /// mknod(2) of a regular file.
+    ///
+    /// # Errors
+    /// The law's refusals.
+    pub fn mknod(&self, who: Requester, parent: u64, name: &[u8], mode: u16) -> Result<Found, Error> {
+        self.make(who, (parent, name), New::File(Opening::Closed), mode)
+    }
+
+    /// mkdir(2); in `.sessions` it begins a session.
+    ///
+    /// # Errors
+    /// The law's refusals; [`Error::BadValue`] for what is no session name.
+    pub fn mkdir(&self, who: Requester, parent: u64, name: &[u8], mode: u16) -> Result<Found, Error> {
+        if self.node(parent)? == Node::Sessions {
+            let id = SessionId::parse(name).map_err(|_| Error::BadValue)?;
+            let caller = self.caller_to_be(who, &id);
+            let Reply::Session(session) = self.service.step(who, Command::BeginSession { caller })? else {
+                return Err(Refusal::NoSession.into());
+            };
+            let node = Node::View { session: session.ino, directory: Ino::ROOT };
+            let found = self.found(node)?;
+            self.nodes.remember(node);
+            return Ok(found);
+        }
+        self.make(who, (parent, name), New::Directory, mode)
+    }
+
+    /// A caller for a session that need not exist.
+    fn caller_to_be(&self, who: Requester, id: &SessionId) -> Caller {
+        let caller = self.service.caller_in(who, id);
+        let session = Claimant { begin: Begin::WhereMissing, ..Claimant::clone(&caller.session) };
+        Caller { session: session.into(), ..caller }
+    }
+
+    /// symlink(2).
+    ///
+    /// # Errors
+    /// The law's refusals.
+    pub fn symlink(&self, who: Requester, parent: u64, name: &[u8], target: &[u8]) -> Result<Found, Error> {
+        self.make(who, (parent, name), New::Symlink(target.into()), 0o777)
+    }
+
+    /// link(2).
+    ///
+    /// # Errors
+    /// The law's refusals.
+    pub fn link(&self, who: Requester, number: u64, parent: u64, name: &[u8]) -> Result<Found, Error> {
+        let Node::Object(ino) = self.node(number)? else {
+            return Err(Error::Synthetic);
+        };
+        let Site { caller, spot, .. } = self.site(who, parent, name)?;
+        let attributes = entry(self.service.step(who, Command::Link { caller, ino, spot })?)?;
+        Ok(Found { attributes, keep: Keep::No })
+    }
+
+    /// readlink(2).
+    ///
+    /// # Errors
+    /// [`Refusal::Gone`] where it is not there any more.
+    pub fn readlink(&self, number: u64) -> Result<Vec<u8>, Error> {
+        let Node::Object(ino) = self.node(number)? else {
+            return Err(Error::WrongKind);
+        };
+        match self.service.store().view(ino)?.ok_or(Refusal::Gone)?.record.body {
+            crate::lock::Body::Symlink(target) => Ok(target.into()),
+            _ => Err(Error::WrongKind),
+        }
+    }
+
+    /// unlink(2): releases.
+    ///
+    /// # Errors
+    /// The law's refusals.
+    pub fn unlink(&self, who: Requester, parent: u64, name: &[u8]) -> Result<(), Error> {
+        let Site { caller, spot, .. } = self.site(who, parent, name)?;
+        self.service.step(who, Command::Unlink { caller, spot })?;
+        Ok(())
+    }
+
+    /// rmdir(2); in `.sessions` it releases all that the session holds.
+    ///
+    /// # Errors
+    /// The law's refusals.
+    pub fn rmdir(&self, who: Requester, parent: u64, name: &[u8]) -> Result<(), Error> {
+        if self.node(parent)? == Node::Sessions {
+            let id = SessionId::parse(name).map_err(|_| Refusal::NoEntry)?;
+            let caller = Some(self.service.caller_in(who, &id));
+            self.service.step(who, Command::EndSession { caller, id })?;
+            return Ok(());
+        }
+        let Site { caller, spot, view } = self.site(who, parent, name)?;
+        let command = Command::Rmdir { caller, spot: spot.clone() };
+        let outcome = self.service.step(who, command);
+        // In a session's view a directory is empty when the session holds nothing in it. Where others' locks
+        // stand in it, or it is another's, it stays; the view has nothing left to show of it.
+        if let (Some(id), Err(Denial::Refused(Refusal::NotEmpty | Refusal::Held(_)))) = (view, &outcome) {
+            let directory = self.at(spot.parent, &spot.name)?.ino;
+            if self.service.store().list_held(&id, directory, None, 1)?.is_empty() {
+                return Ok(());
+            }
+            return Err(Refusal::NotEmpty.into());
+        }
+        outcome?;
+        Ok(())
+    }
+
+    /// renameat2(2); in `.sessions` it hands all locks of one session to another, and between the views of
+    /// two sessions one lock.
+    ///
+    /// # Errors
+    /// The law's refusals.
+    pub fn rename(
+        &self,
+        who: Requester,
+        (parent, name): (u64, &[u8]),
+        (new_parent, new_name): (u64, &[u8]),
+        mode: RenameMode,
+    ) -> Result<(), Error> {
+        match (self.node(parent)?, self.node(new_parent)?) {
+            (Node::Sessions, Node::Sessions) => {
+                return self.rename_session(who, name, new_name, mode);
+            }
+            (Node::Sessions, _) | (_, Node::Sessions) => return Err(Error::Synthetic),
+            _ => {}
+        }
+        let from = self.site(who, parent, name)?;
+        let to = self.site(who, new_parent, new_name)?;
+        let heir = to.view.filter(|heir| from.view.as_ref() != Some(heir));
+        let command = Command::Rename { caller: from.caller, from: from.spot, to: to.spot, mode, heir };
+        self.service.step(who, command)?;
+        Ok(())
+    }
+
+    fn rename_session(&self, who: Requester, from: &[u8], to: &[u8], mode: RenameMode) -> Result<(), Error> {
+        let from = SessionId::parse(from).map_err(|_| Refusal::NoEntry)?;
+        let to = SessionId::parse(to).map_err(|_| Error::BadValue)?;
+        match mode {
+            RenameMode::Exchange => return Err(Refusal::Invalid.into()),
+            RenameMode::NoReplace if self.service.store().session(&to)?.is_some() => {
+                return Err(Refusal::Exists.into());
+            }
+            RenameMode::NoReplace | RenameMode::Replace => {}
+        }
+        let caller = self.caller_to_be(who, &to);
+        self.service.step(who, Command::MergeSession { caller, from, to })?;
+        Ok(())
+    }
+
+    /// chmod, chown, utimes, truncate.
+    ///
+    /// # Errors
+    /// The law's refusals.
+    pub fn setattr(
+        &self,
+        who: Requester,
+        number: u64,
+        change: AttributeChange,
+        size: Option<u64>,
+    ) -> Result<Found, Error> {
+        let node = self.node(number)?;
+        let ino = match node {
+            Node::Object(ino) => ino,
+            Node::View { session, directory: Ino::ROOT } => {
+                if change.mode.is_some() || change.uid.is_some() || change.gid.is_some() || size.is_some() {
+                    return Err(Error::Synthetic);
+                }
+                let id = self.session_at(session)?.id;
+                let caller = self.service.caller_in(who, &id);
+                self.service.step(who, Command::TouchSession { caller, id, mtime: change.mtime })?;
+                return self.found(node);
+            }
+            Node::View { directory, .. } => directory,
+            _ => return Err(Error::Synthetic),
+        };
+        let caller = self.service.caller(who)?;
+        if let Some(size) = size {
+            let command = Command::Truncate { caller: caller.clone(), ino, size };
+            self.service.step(who, command)?;
+        }
+        // ftruncate(2) alone sets the times itself; what else came with it is a change of its own.
+        if size.is_none() || change != AttributeChange::default() {
+            self.service.step(who, Command::Change { caller, ino, change })?;
+        }
+        self.found(node)
+    }
+}
+
+pub(super) fn entry(reply: Reply) -> Result<Attributes, Error> {
+    match reply {
+        Reply::Entry(attributes) | Reply::Opened(attributes) => Ok(attributes),
+        Reply::Session(_) | Reply::Count(_) | Reply::Done => Err(Refusal::Invalid.into()),
+    }
+}
+
+/// A directory that is a name, and not a lock by its name, may be remembered: the store checks the parent
+/// again at each step.
+pub(super) fn keep(attributes: &Attributes, name: &Name) -> Keep {
+    let is_lock = name.as_bytes().ends_with(b".lock");
+    if attributes.kind == Kind::Directory && !is_lock { Keep::Briefly } else { Keep::No }
+}

@@ -1,0 +1,69 @@
+//! Events: what happened in a namespace, one line each.
+
+use std::fmt;
+
+use super::{LockPath, SessionId, Token};
+use crate::clock::WallTime;
+
+/// What happened.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum EventKind {
+    /// A session came to hold a lock.
+    Acquire,
+    /// Its holder, or whoever may, let it go.
+    Release,
+    /// Its deadline passed.
+    Expire,
+    /// Someone ended another's lock on purpose.
+    Break,
+    /// A lock went to another session, or to another name.
+    Transfer,
+    /// A session began.
+    Begin,
+    /// A session ended.
+    End,
+}
+
+impl EventKind {
+    /// The word in `.lockfs/events`.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Acquire => "acquire",
+            Self::Release => "release",
+            Self::Expire => "expire",
+            Self::Break => "break",
+            Self::Transfer => "transfer",
+            Self::Begin => "begin",
+            Self::End => "end",
+        }
+    }
+}
+
+/// One thing that happened. Prints as one line of `.lockfs/events`, without its line feed.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Event {
+    /// When, on the store's clock.
+    pub at: WallTime,
+    /// What.
+    pub kind: EventKind,
+    /// To which lock; the empty path where it happened to a whole session.
+    pub path: LockPath,
+    /// The lock's token after it; `None` where it happened to a session.
+    pub token: Option<Token>,
+    /// Of which session, after it.
+    pub session: Option<SessionId>,
+}
+
+impl fmt::Display for Event {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} {}", self.at, self.kind.as_str())?;
+        if let Some(session) = &self.session {
+            write!(f, " session={session}")?;
+        }
+        // The path is last: it alone may hold spaces.
+        if let Some(token) = self.token {
+            write!(f, " token={token} path={}", self.path)?;
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,212 @@
+//! The service around a store: who is calling, which holders live, what expires.
+//!
+//! [`LockService::step`] is the one door to the store for what a process asks. Where the law refuses because
+//! another session holds the lock, the service looks again at what the store can't see: whether the caller
+//! descends from the holding job, and whether that job has just ended. Everybody else gets the law's answer
+//! at once; only contention costs a look into `/proc`.
+
+mod holders;
+mod process;
+mod tending;
+
+use std::fmt;
+use std::sync::{Arc, Mutex, PoisonError};
+
+pub use holders::Holders;
+pub use process::{HostId, HostIdError, Processes};
+pub use tending::Tending;
+
+use crate::lock::{Session, SessionError, SessionId, SessionKind, Ttl};
+use crate::store::{LockStore, StoreError};
+use crate::table::{Caller, Claimant, Command, Refusal, Reply};
+
+/// The process behind a request, as the kernel names it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Requester {
+    /// The file-system user id.
+    pub uid: u32,
+    /// The file-system group id.
+    pub gid: u32,
+    /// The thread's id; 0 where it is of a pid namespace that the daemon can't see into.
+    pub pid: u32,
+}
+
+/// Why a process did not get what it asked.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Denial {
+    /// The law refuses.
+    Refused(Refusal),
+    /// The store can't say.
+    Store(StoreError),
+    /// The caller's `LOCKFS_SESSION` names no session that could be.
+    Session(SessionError),
+}
+
+impl fmt::Display for Denial {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Refused(refusal) => write!(f, "refused: {refusal:?}"),
+            Self::Store(error) => error.fmt(f),
+            Self::Session(error) => write!(f, "LOCKFS_SESSION: {error}"),
+        }
+    }
+}
+
+impl std::error::Error for Denial {}
+
+impl From<StoreError> for Denial {
+    fn from(error: StoreError) -> Self {
+        Self::Store(error)
+    }
+}
+
+impl From<SessionError> for Denial {
+    fn from(error: SessionError) -> Self {
+        Self::Session(error)
+    }
+}
+
+/// What to do about a refusal, after a look at the holder.
+enum Second {
+    /// It stands.
+    AsBefore,
+    /// Ask once more: the holder is not what the store took it for.
+    Again,
+    /// Ask once more, for the holder's session: the caller descends from its job.
+    As(Arc<Claimant>),
+}
+
+/// A store, and what this host knows besides.
+#[derive(Debug)]
+pub struct LockService {
+    store: Arc<dyn LockStore>,
+    processes: Processes,
+    holders: Mutex<Holders>,
+    ttl: Ttl,
+}
+
+impl LockService {
+    /// The service of `store` on the host that `processes` looks at; locks get `ttl` where nothing nearer says.
+    pub fn new(store: Arc<dyn LockStore>, processes: Processes, ttl: Ttl) -> Self {
+        Self { store, processes, holders: Mutex::default(), ttl }
+    }
+
+    /// The store, for what asks and changes nothing.
+    pub fn store(&self) -> &dyn LockStore {
+        self.store.as_ref()
+    }
+
+    /// The host's name among those that share the store.
+    pub fn host(&self) -> &HostId {
+        self.processes.host()
+    }
+
+    /// What a lock gets where neither a directory nor its session says.
+    pub fn default_ttl(&self) -> Ttl {
+        self.ttl
+    }
+
+    fn holders(&self) -> std::sync::MutexGuard<'_, Holders> {
+        // What it knows is looked up again at the next tick: a panic elsewhere does not make it wrong.
+        self.holders.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The caller of a request, with the session of its environment or of its job.
+    ///
+    /// # Errors
+    /// [`Denial::Session`] where its `LOCKFS_SESSION` is no session name.
+    pub fn caller(&self, who: Requester) -> Result<Caller, Denial> {
+        let session = self.processes.claimant(who, self.ttl)?;
+        Ok(Caller { uid: who.uid, gid: who.gid, session })
+    }
+
+    /// The caller of a request that names its session by its path; the session must exist to be used.
+    pub fn caller_in(&self, who: Requester, id: &SessionId) -> Caller {
+        let session = Arc::new(self.processes.named_claimant(who, id.clone(), self.ttl));
+        Caller { uid: who.uid, gid: who.gid, session }
+    }
+
+    /// Carries out what the process `who` asks.
+    ///
+    /// # Errors
+    /// [`Denial`]: the law's refusal, after a second look where the holder's job has ended or the caller
+    /// descends from it; or the store's failure.
+    pub fn step(&self, who: Requester, command: Command) -> Result<Reply, Denial> {
+        let mut outcome = self.store.execute(&command)?;
+        if let Err(Refusal::Busy(Some(holder)) | Refusal::Held(Some(holder))) = &outcome {
+            outcome = match self.look_again(who, holder)? {
+                Second::AsBefore => outcome,
+                Second::Again => self.store.execute(&command)?,
+                Second::As(session) => self.store.execute(&command.clone().on_behalf_of(session))?,
+            };
+        }
+        match &outcome {
+            Ok(reply) => {
+                log::debug!("done command={command:?} reply={reply:?}");
+                self.watch(&command);
+            }
+            Err(refusal) => log::debug!("refused command={command:?} why={refusal:?}"),
+        }
+        outcome.map_err(Denial::Refused)
+    }
+
+    /// Whether a refusal on behalf of the session `holder` would be another now.
+    fn look_again(&self, who: Requester, holder: &SessionId) -> Result<Second, StoreError> {
+        let Some(session) = self.store.session(holder)? else {
+            return Ok(Second::Again);
+        };
+        let SessionKind::Job(job) = &session.kind else {
+            return Ok(Second::AsBefore);
+        };
+        if !self.is_of_this_host(&session.origin.host) || session.ended {
+            return Ok(Second::AsBefore);
+        }
+        if !self.processes.is_alive(job) {
+            self.store.execute(&Command::MarkEnded { sessions: vec![holder.clone()] })?.ok();
+            return Ok(Second::Again);
+        }
+        if self.processes.descends_from(who.pid, job) {
+            let claimant = self.processes.named_claimant(who, holder.clone(), self.ttl);
+            return Ok(Second::As(Arc::new(claimant)));
+        }
+        Ok(Second::AsBefore)
+    }
+
+    /// Whether a process is of the session, or descends from its job.
+    ///
+    /// # Errors
+    /// [`Denial::Session`] where its `LOCKFS_SESSION` is no session name.
+    pub fn speaks_for(&self, who: Requester, session: &Session) -> Result<bool, Denial> {
+        if self.processes.claimant(who, self.ttl)?.id == session.id {
+            return Ok(true);
+        }
+        Ok(match &session.kind {
+            SessionKind::Job(job) if self.is_of_this_host(&session.origin.host) => {
+                self.processes.descends_from(who.pid, job)
+            }
+            SessionKind::Job(_) | SessionKind::Named | SessionKind::Unseen => false,
+        })
+    }
+
+    /// A store of one host has the sessions of this host only, whatever the host was called before.
+    fn is_of_this_host(&self, host: &str) -> bool {
+        self.store.health().scope == "host" || host == self.host().as_str()
+    }
+
+    /// Takes the session of a step into care: from now on its holder's life is watched.
+    fn watch(&self, command: &Command) {
+        if let Some(caller) = command.caller() {
+            self.holders().watch(&caller.session.id, &caller.session.kind);
+        }
+    }
+
+    /// Notes that a session has one more descriptor open: on a lock, or on its directory.
+    pub fn session_opened(&self, id: &SessionId) {
+        self.holders().opened(id);
+    }
+
+    /// Notes that a session has one descriptor less open.
+    pub fn session_closed(&self, id: &SessionId) {
+        self.holders().closed(id);
+    }
+}

@@ -1,0 +1,5 @@
+//! The `lockfs` command; see `lockfs::cli`.
+
+fn main() -> std::process::ExitCode {
+    lockfs::cli::main()
+}

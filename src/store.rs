@@ -1,0 +1,144 @@
+//! Stores: what keeps a [`LockTable`](crate::table::LockTable), and who may ask it.
+//!
+//! One law, several executors. A step that is refused by the law is an [`Outcome`]; an `Err` always means
+//! "we do not know, or can't": it is never to be read as free or as held.
+
+pub mod level;
+mod local;
+mod memory;
+
+use std::fmt;
+
+pub use local::EventPage;
+pub use memory::MemoryStore;
+
+use crate::clock::Now;
+use crate::lock::{Attributes, Ino, Session, SessionId, Token, Ttl};
+use crate::table::{Command, Counts, Entry, Outcome, Spot, View};
+
+/// A namespace of locks. Every method is one atomic step.
+pub trait LockStore: Send + Sync + fmt::Debug {
+    /// Carries out one command. When it returns `Ok`, the step has happened and is kept as durably as the
+    /// store promises; when it returns `Err`, a step that acquires has not happened, or is undone.
+    ///
+    /// # Errors
+    /// [`StoreError`]: the store can't say, or can't keep it.
+    fn execute(&self, command: &Command) -> Result<Outcome, StoreError>;
+
+    /// The time on the store's clock, which decides what has expired.
+    fn now(&self) -> Now;
+
+    /// What stands at a spot.
+    ///
+    /// # Errors
+    /// [`StoreError`]: the store can't say.
+    fn lookup(&self, spot: &Spot) -> Result<Option<Attributes>, StoreError>;
+
+    /// What stat(2) tells of an object.
+    ///
+    /// # Errors
+    /// [`StoreError`]: the store can't say.
+    fn stat(&self, ino: Ino) -> Result<Option<Attributes>, StoreError>;
+
+    /// Everything known of an object.
+    ///
+    /// # Errors
+    /// [`StoreError`]: the store can't say.
+    fn view(&self, ino: Ino) -> Result<Option<View>, StoreError>;
+
+    /// Entries of a directory after `after`, in a stable order; `None` if it is no directory.
+    ///
+    /// # Errors
+    /// [`StoreError`]: the store can't say.
+    fn list(&self, ino: Ino, after: Option<Token>, limit: usize) -> Result<Option<Vec<Entry>>, StoreError>;
+
+    /// Entries of a directory that a session holds, or that lead to what it holds.
+    ///
+    /// # Errors
+    /// [`StoreError`]: the store can't say.
+    fn list_held(
+        &self,
+        id: &SessionId,
+        ino: Ino,
+        after: Option<Token>,
+        limit: usize,
+    ) -> Result<Vec<Entry>, StoreError>;
+
+    /// A session by its name.
+    ///
+    /// # Errors
+    /// [`StoreError`]: the store can't say.
+    fn session(&self, id: &SessionId) -> Result<Option<Session>, StoreError>;
+
+    /// A session by the number of its directory.
+    ///
+    /// # Errors
+    /// [`StoreError`]: the store can't say.
+    fn session_by_number(&self, ino: Ino) -> Result<Option<Session>, StoreError>;
+
+    /// Sessions after `after`, in the order in which they began.
+    ///
+    /// # Errors
+    /// [`StoreError`]: the store can't say.
+    fn list_sessions(&self, after: Option<Ino>, limit: usize) -> Result<Vec<Session>, StoreError>;
+
+    /// How often a session must be renewed: the shortest ttl among what it holds and its own.
+    ///
+    /// # Errors
+    /// [`StoreError`]: the store can't say.
+    fn shortest_ttl(&self, id: &SessionId) -> Result<Option<Ttl>, StoreError>;
+
+    /// Events after the one numbered `after` (they count from 1), oldest first.
+    ///
+    /// # Errors
+    /// [`StoreError`]: the store can't say.
+    fn events(&self, after: u64, limit: usize) -> Result<EventPage, StoreError>;
+
+    /// How many, and how often.
+    ///
+    /// # Errors
+    /// [`StoreError`]: the store can't say.
+    fn counts(&self) -> Result<Counts, StoreError>;
+
+    /// How the store is, for `status`.
+    fn health(&self) -> Health;
+
+    /// Puts everything to rest, so that the next opening finds it clean. Nothing is executed after it.
+    ///
+    /// # Errors
+    /// [`StoreError`]: the store can't keep it.
+    fn close(&self) -> Result<(), StoreError>;
+}
+
+/// How a store is.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Health {
+    /// `leveldb`, `memory`.
+    pub backend: &'static str,
+    /// How far its locks exclude others: `host`, `cluster`.
+    pub scope: &'static str,
+    /// `None` while it works; else what is wrong and what to do.
+    pub trouble: Option<String>,
+    /// More about it, as `key: value` for `status`; every key is a word.
+    pub details: Vec<(&'static str, String)>,
+}
+
+/// Why a store can't say, or can't keep it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum StoreError {
+    /// It has failed, and does nothing more until it is opened again.
+    Failed(String),
+    /// Its disk is full.
+    NoSpace,
+}
+
+impl fmt::Display for StoreError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Failed(why) => write!(f, "the store has failed: {why}"),
+            Self::NoSpace => f.write_str("the disk of the store is full: free some space"),
+        }
+    }
+}
+
+impl std::error::Error for StoreError {}

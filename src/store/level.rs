@@ -1,0 +1,238 @@
+//! The LevelDB store: the table in memory, its changes in a guarded log, read back when it is opened.
+//!
+//! | key | value |
+//! |---|---|
+//! | `m` `epoch` | the epoch of the last opening, 4 bytes, little-endian |
+//! | `m` `boot` | the boot whose `CLOCK_BOOTTIME` the records count on |
+//! | `o` inode number, 8 bytes, big-endian | a record ([`codec`]) |
+//! | `s` session name | a session ([`codec`]) |
+//!
+//! A step is acknowledged once its changes are in the log. Several threads that wait share one write: whoever
+//! comes first takes what all of them queued. After an error of the log the memory may be ahead of the disk,
+//! so the store takes no step any more until it is opened again; what is read goes on.
+
+mod codec;
+mod env;
+mod error;
+mod feeder;
+mod frame;
+mod home;
+mod journal;
+mod log;
+mod overlay;
+mod scan;
+mod space;
+mod tables;
+mod tail;
+mod verify;
+
+use std::fmt;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+pub(crate) use self::error::LevelError;
+pub(crate) use self::log::{Durability, Report, check, set_aside};
+use self::log::{BatchLog, Opened};
+use self::space::{Space, Writer};
+use super::local::{Journal, TableStore};
+use super::{Health, StoreError};
+use crate::clock::{BootId, Clock, Now};
+use crate::table::{Change, Command, LockTable};
+
+/// A table whose changes are kept in a LevelDB.
+pub(crate) type LevelStore = TableStore<LevelJournal>;
+
+/// How many records one batch of a rewrite holds.
+const BATCH: usize = 1_000;
+
+/// What a step adds to the log at most, beside its data.
+const STEP_BYTES: u64 = 4 << 10;
+
+/// What is written besides a change.
+type Write = (Vec<u8>, Option<Vec<u8>>);
+
+/// The log behind a table.
+#[derive(Debug)]
+pub(crate) struct LevelJournal {
+    dir: PathBuf,
+    durability: Durability,
+    space: Mutex<Space>,
+    queue: Mutex<Queue>,
+    writer: Mutex<Writing>,
+}
+
+/// What was decided and is not written.
+#[derive(Debug, Default)]
+struct Queue {
+    writes: Vec<Write>,
+    /// The number of the last step in it.
+    last: u64,
+}
+
+#[derive(Debug)]
+struct Writing {
+    log: Option<BatchLog>,
+    /// The number of the last step that is kept.
+    kept: u64,
+    failed: Option<String>,
+}
+
+impl LevelStore {
+    /// Opens the store in `dir`, or makes one there if there is nothing, whose root belongs to `uid` and `gid`.
+    pub(crate) fn open(
+        dir: &Path,
+        durability: Durability,
+        clock: Arc<dyn Clock>,
+        boot: &BootId,
+        (uid, gid): (u32, u32),
+    ) -> Result<Self, LevelError> {
+        let Opened { mut log, entries, clean, .. } = BatchLog::open(dir, durability)?;
+        let damaged = |what: String| LevelError::Damaged { dir: dir.to_owned(), what };
+        let now = clock.now();
+        let kept = codec::Contents::read(entries, now, boot).map_err(damaged)?;
+        let seconds = u32::try_from(now.wall.secs()).unwrap_or(0);
+        let epoch = kept.epoch.map_or(seconds, |last| seconds.max(last.saturating_add(1)));
+        let epoch = epoch.max(crate::lock::Token::EPOCH_MIN);
+        if !clean {
+            ::log::info!("the store was not closed cleanly, and is whole dir={}", dir.display());
+        }
+        let table = if kept.records.is_empty() {
+            LockTable::new(epoch, uid, gid, now)
+        } else {
+            LockTable::restore(epoch, kept.records, kept.sessions).map_err(damaged)?
+        };
+        // The epoch is kept before a token of it is given; the boot after all that counts on it.
+        let epoch = epoch.to_le_bytes();
+        log.commit(&[(codec::EPOCH, Some(&epoch))])?;
+        if kept.boot.as_ref() != Some(boot) {
+            let (objects, sessions) = table.contents();
+            let objects = objects.into_iter().map(Change::Object);
+            let changes: Vec<Change> = objects.chain(sessions.into_iter().map(Change::Session)).collect();
+            for batch in changes.chunks(BATCH) {
+                let writes: Vec<Write> = batch.iter().map(|change| codec::write(&table, change, now)).collect();
+                log.commit(&borrowed(&writes))?;
+            }
+            log.commit(&[(codec::BOOT, Some(boot.as_str().as_bytes()))])?;
+        }
+        let space = Space::of(dir)
+            .map_err(|source| LevelError::Io { what: format!("stat {}", dir.display()), source })?;
+        let journal = LevelJournal {
+            dir: dir.to_owned(),
+            durability,
+            space: Mutex::new(space),
+            queue: Mutex::default(),
+            writer: Mutex::new(Writing { log: Some(log), kept: 0, failed: None }),
+        };
+        Ok(Self::new(table, clock, journal))
+    }
+}
+
+fn borrowed(writes: &[Write]) -> Vec<(&[u8], Option<&[u8]>)> {
+    writes.iter().map(|(key, value)| (key.as_slice(), value.as_deref())).collect()
+}
+
+/// A panic in the log is a failure of it, and noted there; the guard itself is never left half done.
+fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+impl Journal for LevelJournal {
+    fn admit(&self, command: &Command) -> Result<(), StoreError> {
+        let bytes = match command {
+            Command::Write { data, .. } => STEP_BYTES + data.len() as u64,
+            Command::Acquire { .. } | Command::Link { .. } | Command::BeginSession { .. } => STEP_BYTES,
+            // What releases, renews or moves is let through: a full disk is no reason to keep or to lose locks.
+            _ => return Ok(()),
+        };
+        match locked(&self.space).take(Writer::Put, bytes) {
+            Ok(Ok(())) => Ok(()),
+            Ok(Err(_)) => Err(StoreError::NoSpace),
+            Err(error) => Err(StoreError::Failed(format!("stat {}: {error}", self.dir.display()))),
+        }
+    }
+
+    fn append(&self, table: &LockTable, now: Now, changes: &[Change]) -> u64 {
+        let mut queue = locked(&self.queue);
+        queue.writes.extend(changes.iter().map(|change| codec::write(table, change, now)));
+        queue.last += 1;
+        queue.last
+    }
+
+    fn commit(&self, step: u64) -> Result<(), StoreError> {
+        let mut writing = locked(&self.writer);
+        if writing.kept >= step {
+            return Ok(());
+        }
+        writing.write(&self.queue)
+    }
+
+    fn close(&self) -> Result<(), StoreError> {
+        let mut writing = locked(&self.writer);
+        writing.write(&self.queue)?;
+        match writing.log.take().map(BatchLog::close) {
+            None | Some(Ok(())) => Ok(()),
+            Some(Err(error)) => Err(writing.fail(&error)),
+        }
+    }
+
+    fn health(&self) -> Health {
+        let writing = locked(&self.writer);
+        let durability = match self.durability {
+            Durability::Process => "process",
+            Durability::Power => "power",
+        };
+        Health {
+            backend: "leveldb",
+            scope: "host",
+            trouble: writing.failed.clone(),
+            details: vec![("data_dir", self.dir.display().to_string()), ("durability", durability.to_owned())],
+        }
+    }
+}
+
+impl Writing {
+    /// Writes all that is queued.
+    fn write(&mut self, queue: &Mutex<Queue>) -> Result<(), StoreError> {
+        if let Some(why) = &self.failed {
+            return Err(StoreError::Failed(why.clone()));
+        }
+        let Some(log) = &mut self.log else {
+            return Err(StoreError::Failed("it is closed".to_owned()));
+        };
+        let (writes, last) = {
+            let mut queue = locked(queue);
+            (std::mem::take(&mut queue.writes), queue.last)
+        };
+        if !writes.is_empty() {
+            log.commit(&borrowed(&writes)).map_err(|error| self.fail(&error))?;
+        }
+        self.kept = last;
+        Ok(())
+    }
+
+    fn fail(&mut self, error: &LevelError) -> StoreError {
+        let why = self.failed.get_or_insert_with(|| error.to_string());
+        StoreError::Failed(why.clone())
+    }
+}
+
+impl fmt::Display for Durability {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Process => "process",
+            Self::Power => "power",
+        })
+    }
+}
+
+/// `key: value` lines, for `lockfs check`.
+impl fmt::Display for Report {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        writeln!(f, "state: sound")?;
+        writeln!(f, "records: {}", self.records)?;
+        writeln!(f, "batches: {}", self.batches)?;
+        writeln!(f, "closed_cleanly: {}", if self.clean { "yes" } else { "no" })?;
+        writeln!(f, "lost_with_the_power: {}", self.lost)?;
+        write!(f, "durability: {}", self.durability)
+    }
+}

@@ -1,0 +1,328 @@
+//! Records and sessions as bytes. The frame around them carries the version and a checksum; these are the
+//! bytes of version 1, field by field in the order below, numbers little-endian, strings with their length
+//! (4 bytes) before them.
+//!
+//! `seen` is kept on both clocks: on `CLOCK_BOOTTIME`, good for the boot it was written in, and on the wall
+//! clock, from which it is worked out again after another boot. What then remains of a ttl is never more than
+//! the whole of it, nor less than nothing, whatever the wall clock says.
+
+use super::Write;
+use crate::clock::{BootId, BootTime, Now, WallTime};
+use crate::lock::{
+    Body, Ino, Job, Login, Name, Origin, Place, Record, Session, SessionId, SessionKind, Token, Ttl,
+};
+use crate::table::{Change, LockTable};
+
+/// The key of the epoch.
+pub(super) const EPOCH: &[u8] = b"mepoch";
+/// The key of the boot.
+pub(super) const BOOT: &[u8] = b"mboot";
+const OBJECT: u8 = b'o';
+const SESSION: u8 = b's';
+
+/// What a change comes to in the log.
+pub(super) fn write(table: &LockTable, change: &Change, now: Now) -> Write {
+    match change {
+        Change::Object(ino) => {
+            let mut key = vec![OBJECT];
+            key.extend_from_slice(&ino.as_u64().to_be_bytes());
+            (key, table.record(*ino).map(|record| encode_record(record, now)))
+        }
+        Change::Session(id) => {
+            let mut key = vec![SESSION];
+            key.extend_from_slice(id.as_str().as_bytes());
+            (key, table.session_record(id).map(|session| encode_session(session, now)))
+        }
+    }
+}
+
+/// What a log holds.
+#[derive(Debug, Default)]
+pub(super) struct Contents {
+    pub(super) epoch: Option<u32>,
+    pub(super) boot: Option<BootId>,
+    pub(super) records: Vec<Record>,
+    pub(super) sessions: Vec<Session>,
+}
+
+impl Contents {
+    /// Reads the entries of a log, at `now` in the boot `boot`.
+    ///
+    /// # Errors
+    /// Says which entry can't be read.
+    pub(super) fn read(
+        entries: impl IntoIterator<Item = (Vec<u8>, Vec<u8>)>,
+        now: Now,
+        boot: &BootId,
+    ) -> Result<Self, String> {
+        let mut contents = Self::default();
+        let mut values = Vec::new();
+        for (key, value) in entries {
+            if key == EPOCH {
+                let bytes = value.as_slice().try_into().map_err(|_| "the epoch is not 4 bytes".to_owned())?;
+                contents.epoch = Some(u32::from_le_bytes(bytes));
+            } else if key == BOOT {
+                contents.boot = Some(BootId::new(String::from_utf8_lossy(&value)));
+            } else {
+                values.push((key, value));
+            }
+        }
+        let same_boot = contents.boot.as_ref() == Some(boot);
+        for (key, value) in values {
+            let mut reader = Reader { rest: &value, now, same_boot };
+            let read = match key.split_first() {
+                Some((&OBJECT, number)) => reader.record(number).map(|record| contents.records.push(record)),
+                Some((&SESSION, id)) => reader.session(id).map(|session| contents.sessions.push(session)),
+                _ => None,
+            };
+            if read.is_none() || !reader.rest.is_empty() {
+                return Err(format!("the record with the key {} can't be read", key.escape_ascii()));
+            }
+        }
+        Ok(contents)
+    }
+
+    /// Whether a store could be opened from the entries of a log.
+    ///
+    /// # Errors
+    /// Says what is wrong.
+    pub(super) fn verify(entries: Vec<(Vec<u8>, Vec<u8>)>) -> Result<(), String> {
+        let contents = Self::read(entries, Now::default(), &BootId::new(""))?;
+        if contents.records.is_empty() {
+            return Ok(());
+        }
+        LockTable::restore(u32::MAX, contents.records, contents.sessions).map(drop)
+    }
+}
+
+#[derive(Default)]
+struct Writer(Vec<u8>);
+
+impl Writer {
+    fn u8(&mut self, number: u8) {
+        self.0.push(number);
+    }
+
+    fn u16(&mut self, number: u16) {
+        self.0.extend_from_slice(&number.to_le_bytes());
+    }
+
+    fn u32(&mut self, number: u32) {
+        self.0.extend_from_slice(&number.to_le_bytes());
+    }
+
+    fn u64(&mut self, number: u64) {
+        self.0.extend_from_slice(&number.to_le_bytes());
+    }
+
+    fn bytes(&mut self, bytes: &[u8]) {
+        self.u32(u32::try_from(bytes.len()).expect("no field of a record is longer than a note"));
+        self.0.extend_from_slice(bytes);
+    }
+
+    fn time(&mut self, time: WallTime) {
+        self.0.extend_from_slice(&time.secs().to_le_bytes());
+        self.u32(time.subsec_nanos());
+    }
+
+    fn seen(&mut self, seen: BootTime, now: Now) {
+        self.u64(seen.as_nanos());
+        let ago = i64::try_from(now.boot.since(seen).as_secs()).unwrap_or(i64::MAX);
+        self.time(WallTime::new(now.wall.secs().saturating_sub(ago), now.wall.subsec_nanos()));
+    }
+}
+
+fn encode_record(record: &Record, now: Now) -> Vec<u8> {
+    let mut out = Writer::default();
+    out.u64(record.token.as_u64());
+    match &record.body {
+        Body::File(note) => {
+            out.u8(0);
+            out.bytes(note);
+        }
+        Body::Directory { default_ttl } => {
+            out.u8(1);
+            out.u8(u8::from(default_ttl.is_some()));
+            out.u64(default_ttl.map_or(0, Ttl::as_millis));
+        }
+        Body::Symlink(target) => {
+            out.u8(2);
+            out.bytes(target);
+        }
+    }
+    out.u32(u32::try_from(record.places.len()).expect("an object has at most a thousand names"));
+    for place in &record.places {
+        out.u64(place.parent.as_u64());
+        out.bytes(place.name.as_bytes());
+        out.u64(place.cookie.as_u64());
+    }
+    out.u16(record.mode);
+    out.u32(record.uid);
+    out.u32(record.gid);
+    out.time(record.mtime);
+    out.time(record.ctime);
+    out.time(record.since);
+    out.bytes(record.session.as_ref().map_or("", SessionId::as_str).as_bytes());
+    out.u64(record.ttl.as_millis());
+    out.seen(record.seen, now);
+    out.0
+}
+
+fn encode_session(session: &Session, now: Now) -> Vec<u8> {
+    let mut out = Writer::default();
+    out.u64(session.ino.as_u64());
+    out.u32(session.uid);
+    out.u32(session.gid);
+    match &session.kind {
+        SessionKind::Named => out.u8(0),
+        SessionKind::Unseen => out.u8(1),
+        SessionKind::Job(job) => {
+            out.u8(2);
+            out.u32(job.pgid);
+            out.u64(job.start);
+            out.bytes(job.boot.as_str().as_bytes());
+        }
+    }
+    let Origin { user, host, pid, command } = &session.origin;
+    out.bytes(user.as_bytes());
+    out.bytes(host.as_bytes());
+    out.u32(*pid);
+    out.bytes(command.as_bytes());
+    out.bytes(session.login.as_ref().map_or("", Login::as_str).as_bytes());
+    out.time(session.since);
+    out.time(session.mtime);
+    out.u64(session.ttl.as_millis());
+    out.u8(u8::from(session.ended));
+    out.u32(u32::try_from(session.lost.len()).expect("a session remembers at most a thousand names"));
+    for (parent, name) in &session.lost {
+        out.u64(parent.as_u64());
+        out.bytes(name.as_bytes());
+    }
+    out.seen(session.seen, now);
+    out.0
+}
+
+/// Takes fields from the front; `None` where they end early or make no sense.
+struct Reader<'a> {
+    rest: &'a [u8],
+    now: Now,
+    same_boot: bool,
+}
+
+impl Reader<'_> {
+    fn take(&mut self, length: usize) -> Option<&[u8]> {
+        let (taken, rest) = self.rest.split_at_checked(length)?;
+        self.rest = rest;
+        Some(taken)
+    }
+
+    fn array<const N: usize>(&mut self) -> Option<[u8; N]> {
+        self.take(N)?.try_into().ok()
+    }
+
+    fn u8(&mut self) -> Option<u8> {
+        self.array().map(u8::from_le_bytes)
+    }
+
+    fn u16(&mut self) -> Option<u16> {
+        self.array().map(u16::from_le_bytes)
+    }
+
+    fn u32(&mut self) -> Option<u32> {
+        self.array().map(u32::from_le_bytes)
+    }
+
+    fn u64(&mut self) -> Option<u64> {
+        self.array().map(u64::from_le_bytes)
+    }
+
+    fn bytes(&mut self) -> Option<Vec<u8>> {
+        let length = usize::try_from(self.u32()?).ok()?;
+        self.take(length).map(<[u8]>::to_vec)
+    }
+
+    fn text(&mut self) -> Option<String> {
+        String::from_utf8(self.bytes()?).ok()
+    }
+
+    fn name(&mut self) -> Option<Name> {
+        Name::parse(&self.bytes()?).ok()
+    }
+
+    fn time(&mut self) -> Option<WallTime> {
+        let secs = i64::from_le_bytes(self.array()?);
+        let nanos = self.u32()?;
+        (nanos < 1_000_000_000).then(|| WallTime::new(secs, nanos))
+    }
+
+    fn seen(&mut self) -> Option<BootTime> {
+        let boot = BootTime::from_nanos(self.u64()?);
+        let wall = self.time()?;
+        if self.same_boot {
+            return Some(boot);
+        }
+        // A wall clock that went back says "seen now": the whole ttl remains. Before this boot there is no
+        // moment, so what was seen before it counts as seen when it began.
+        let ago = self.now.wall.since(wall).as_nanos();
+        let ago = u64::try_from(ago).unwrap_or(u64::MAX);
+        Some(BootTime::from_nanos(self.now.boot.as_nanos().saturating_sub(ago)))
+    }
+
+    fn ttl(&mut self) -> Option<Ttl> {
+        let ttl = Ttl::from_millis(self.u64()?);
+        ttl.span().is_none_or(|span| span <= Ttl::MAX).then_some(ttl)
+    }
+
+    fn record(&mut self, number: &[u8]) -> Option<Record> {
+        let ino = Ino::from_u64(u64::from_be_bytes(number.try_into().ok()?));
+        let token = Token::from_u64(self.u64()?);
+        let body = match self.u8()? {
+            0 => Body::File(self.bytes()?),
+            1 => {
+                let is_set = self.u8()? == 1;
+                let ttl = self.ttl()?;
+                Body::Directory { default_ttl: is_set.then_some(ttl) }
+            }
+            2 => Body::Symlink(self.bytes()?.into()),
+            _ => return None,
+        };
+        let mut places = Vec::new();
+        for _ in 0..self.u32()? {
+            let parent = Ino::from_u64(self.u64()?);
+            let name = self.name()?;
+            places.push(Place { parent, name, cookie: Token::from_u64(self.u64()?) });
+        }
+        let (mode, uid, gid) = (self.u16()?, self.u32()?, self.u32()?);
+        let (mtime, ctime, since) = (self.time()?, self.time()?, self.time()?);
+        let session = self.bytes()?;
+        let session = if session.is_empty() { None } else { Some(SessionId::parse(&session).ok()?) };
+        let (ttl, seen) = (self.ttl()?, self.seen()?);
+        Some(Record { ino, token, body, places, mode, uid, gid, mtime, ctime, since, session, ttl, seen })
+    }
+
+    fn session(&mut self, id: &[u8]) -> Option<Session> {
+        let id = SessionId::parse(id).ok()?;
+        let (ino, uid, gid) = (Ino::from_u64(self.u64()?), self.u32()?, self.u32()?);
+        let kind = match self.u8()? {
+            0 => SessionKind::Named,
+            1 => SessionKind::Unseen,
+            2 => {
+                let (pgid, start) = (self.u32()?, self.u64()?);
+                SessionKind::Job(Job { pgid, start, boot: BootId::new(self.text()?) })
+            }
+            _ => return None,
+        };
+        let (user, host) = (self.text()?, self.text()?);
+        let origin = Origin { user, host, pid: self.u32()?, command: self.text()? };
+        let login = self.text()?;
+        let login = (!login.is_empty()).then(|| Login::new(&login));
+        let (since, mtime, ttl) = (self.time()?, self.time()?, self.ttl()?);
+        let ended = self.u8()? == 1;
+        let mut lost = Vec::new();
+        for _ in 0..self.u32()? {
+            lost.push((Ino::from_u64(self.u64()?), self.name()?));
+        }
+        let seen = self.seen()?;
+        Some(Session { id, ino, uid, gid, kind, origin, login, since, mtime, seen, ttl, ended, lost })
+    }
+}

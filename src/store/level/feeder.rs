@@ -1,0 +1,327 @@
+//! The thread that moves batches from the journal to LevelDB, so that no commit waits for a compaction.
+//!
+//! It owns LevelDB. It gets sealed journal segments, oldest first; of each it syncs the file, drops all but the last change
+//! of a key (a lock taken and released within a segment never reaches LevelDB), writes the rest, and deletes the segment.
+//! Nothing waits for it: while it is behind, the journal grows. It also lays out the empty files of the next segments, so
+//! that no commit creates one.
+//!
+//! Lock order: the mailbox is the only lock, held for lines, never across I/O.
+
+use std::collections::{HashMap, VecDeque};
+use std::fs::{self, File, OpenOptions};
+use std::io;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::path::PathBuf;
+use std::sync::mpsc::{self, Sender};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, OnceLock, PoisonError};
+use std::thread::{self, JoinHandle};
+use std::time::Duration;
+
+use crate::store::level::error::{Flaw, io_flaw};
+use crate::store::level::home::sync_dir;
+use crate::store::level::journal::{Change, End, Segment, segment_path};
+use crate::store::level::space::{Space, Writer, is_no_space};
+use crate::store::level::tables::{Live, Meta, Tables};
+
+/// How much LevelDB gets in one batch.
+const FEED_BYTES: usize = if cfg!(test) { 4 << 10 } else { 256 << 10 };
+const SPARES: usize = 2;
+const SPACE_RETRY: Duration = Duration::from_secs(1);
+
+/// A journal segment's open file.
+#[derive(Debug)]
+pub(crate) struct SegmentFile {
+    /// The number in its name.
+    pub(crate) number: u64,
+    /// The file.
+    pub(crate) file: File,
+}
+
+/// A segment to which nothing will be added.
+#[derive(Debug)]
+pub(crate) struct Sealed {
+    /// Its file.
+    pub(crate) segment: SegmentFile,
+    /// Its last batch.
+    pub(crate) last: u64,
+}
+
+#[derive(Debug, Default)]
+struct Mail {
+    spares: VecDeque<SegmentFile>,
+    sealed: VecDeque<Sealed>,
+    is_stopping: bool,
+}
+
+#[derive(Debug, Default)]
+struct Mailbox {
+    mail: Mutex<Mail>,
+    bell: Condvar,
+    broken: OnceLock<String>,
+}
+
+impl Mailbox {
+    fn lock(&self) -> MutexGuard<'_, Mail> {
+        // Nothing that can panic runs under it.
+        self.mail.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// What the feeder starts from.
+#[derive(Debug)]
+pub(crate) struct Start {
+    /// The data directory.
+    pub(crate) dir: PathBuf,
+    /// LevelDB's directory in it.
+    pub(crate) tables: PathBuf,
+    /// The store's id.
+    pub(crate) store: u64,
+    /// What was read from LevelDB.
+    pub(crate) live: Live,
+    /// What its meta record said.
+    pub(crate) meta: Meta,
+    /// Segments to feed, oldest first.
+    pub(crate) sealed: Vec<Sealed>,
+    /// The number of the next segment to lay out.
+    pub(crate) next_segment: u64,
+    /// The tail file, synced before a segment that it may name is deleted.
+    pub(crate) tail: File,
+}
+
+/// The owner's end of the thread. Dropping it stops and joins the thread.
+#[derive(Debug)]
+pub(crate) struct Feeder {
+    mailbox: Arc<Mailbox>,
+    thread: Option<JoinHandle<()>>,
+}
+
+impl Feeder {
+    /// Starts the thread; returns when it has opened LevelDB.
+    pub(crate) fn start(start: Start) -> Result<Self, Flaw> {
+        let mailbox = Arc::new(Mailbox::default());
+        mailbox.lock().sealed.extend(start.sealed);
+        let (ready, opened) = mpsc::channel();
+        let (dir, theirs) = (start.dir, Arc::clone(&mailbox));
+        let thread = thread::Builder::new().name("lockfs-level".into()).spawn(move || {
+            let open = || -> Result<Worker, Flaw> {
+                let space = Space::of(&dir).map_err(io_flaw("stat", &dir))?;
+                // LevelDB is full of Rc: it is opened, used and dropped by this thread alone.
+                let tables = Tables::open(&start.tables, start.live, start.meta)?;
+                let next_segment = start.next_segment;
+                let mailbox = Arc::clone(&theirs);
+                Ok(Worker {
+                    dir: dir.clone(),
+                    store: start.store,
+                    tables,
+                    tail: start.tail,
+                    next_segment,
+                    space,
+                    mailbox,
+                })
+            };
+            run(open, &ready, &theirs);
+        });
+        let thread = Some(thread.map_err(|e| Flaw::Io("start the thread lockfs-level".into(), e))?);
+        let feeder = Self { mailbox, thread };
+        match opened.recv() {
+            Ok(outcome) => outcome.map(|()| feeder),
+            Err(_) => Err(Flaw::Damaged("the thread lockfs-level died opening the tables".into())),
+        }
+    }
+
+    /// Why the thread has stopped for good, if it has.
+    pub(crate) fn broken(&self) -> Option<&str> {
+        self.mailbox.broken.get().map(String::as_str)
+    }
+
+    /// An empty file for the next segment, if one is laid out.
+    pub(crate) fn take_spare(&self) -> Option<SegmentFile> {
+        self.mailbox.lock().spares.pop_front()
+    }
+
+    /// Puts back a spare that could not be used.
+    pub(crate) fn return_spare(&self, spare: SegmentFile) {
+        self.mailbox.lock().spares.push_front(spare);
+    }
+
+    /// Hands over a segment to which nothing will be added.
+    pub(crate) fn feed(&self, sealed: Sealed) {
+        self.mailbox.lock().sealed.push_back(sealed);
+        self.mailbox.bell.notify_one();
+    }
+
+    /// Stops and joins the thread; it finishes the LevelDB batch that it is at, and no more.
+    pub(crate) fn stop(&mut self) {
+        self.mailbox.lock().is_stopping = true;
+        self.mailbox.bell.notify_one();
+        if let Some(thread) = self.thread.take() {
+            // A panic of the thread has been caught and kept in `broken`.
+            let _ = thread.join();
+        }
+    }
+}
+
+impl Drop for Feeder {
+    fn drop(&mut self) {
+        self.stop();
+    }
+}
+
+/// The life of the thread.
+fn run(open: impl FnOnce() -> Result<Worker, Flaw>, ready: &Sender<Result<(), Flaw>>, mailbox: &Mailbox) {
+    let outcome = catch_unwind(AssertUnwindSafe(|| {
+        match open() {
+            Err(flaw) => {
+                // If nobody listens any more, nobody needs to know.
+                let _ = ready.send(Err(flaw));
+                Ok(())
+            }
+            Ok(mut worker) => {
+                worker.lay_out_spares()?;
+                let _ = ready.send(Ok(()));
+                worker.work()
+            }
+        }
+    }));
+    let reason = match outcome {
+        Ok(Ok(())) => return,
+        Ok(Err(flaw)) => flaw.reason(),
+        Err(_) => "the thread lockfs-level panicked".to_owned(),
+    };
+    log::error!("the level store has failed: {reason}");
+    // Only the first reason counts, and this thread gives no second.
+    let _ = mailbox.broken.set(reason);
+}
+
+struct Worker {
+    dir: PathBuf,
+    store: u64,
+    tables: Tables,
+    tail: File,
+    next_segment: u64,
+    space: Space,
+    mailbox: Arc<Mailbox>,
+}
+
+impl Worker {
+    fn work(&mut self) -> Result<(), Flaw> {
+        while let Some(sealed) = self.next_sealed() {
+            self.lay_out_spares()?;
+            if !self.feed(&sealed)? {
+                return Ok(());
+            }
+        }
+        Ok(())
+    }
+
+    /// Waits for a segment; `None` to stop.
+    fn next_sealed(&self) -> Option<Sealed> {
+        let mut mail = self.mailbox.lock();
+        loop {
+            if mail.is_stopping {
+                return None;
+            }
+            match mail.sealed.pop_front() {
+                Some(sealed) => return Some(sealed),
+                None => mail = self.mailbox.bell.wait(mail).unwrap_or_else(PoisonError::into_inner),
+            }
+        }
+    }
+
+    /// Feeds one segment; false if it was interrupted by `stop`, which loses nothing.
+    fn feed(&mut self, sealed: &Sealed) -> Result<bool, Flaw> {
+        let Sealed { segment: SegmentFile { number, file }, last } = sealed;
+        let path = segment_path(&self.dir, *number);
+        // The journal first: LevelDB must never know of a batch that a power cut can take out of the journal.
+        file.sync_data().map_err(io_flaw("sync", &path))?;
+        let segment = Segment::read(&self.dir, *number, self.store)?;
+        if segment.end != End::Whole || segment.last() != Some(*last) {
+            return Err(Flaw::Damaged(format!("{} changed while it was in use", path.display())));
+        }
+        if *last > self.tables.applied() && !self.feed_changes(&segment, *last)? {
+            return Ok(false);
+        }
+        // The tail names a newer segment since before this one was sealed; make that durable before the name goes.
+        self.tail.sync_data().map_err(io_flaw("sync", &self.dir.join("tail")))?;
+        fs::remove_file(&path).map_err(io_flaw("delete", &path))?;
+        Ok(true)
+    }
+
+    fn feed_changes(&mut self, segment: &Segment, last: u64) -> Result<bool, Flaw> {
+        let applied = self.tables.applied();
+        let mut changes = HashMap::new();
+        for (_, batch) in segment.batches().filter(|(number, _)| *number > applied) {
+            for change in batch {
+                let (key, frame) = change?;
+                changes.insert(key, frame);
+            }
+        }
+        changes.retain(|key, frame| frame.is_some() || self.tables.holds(key));
+        let mut changes: Vec<Change<'_>> = changes.into_iter().collect();
+        changes.sort_unstable_by_key(|(key, _)| *key);
+
+        self.tables.begin_feed(last);
+        let mut rest = &changes[..];
+        loop {
+            let (batch, later) = rest.split_at(fitting(rest));
+            rest = later;
+            if rest.is_empty() {
+                self.tables.end_feed();
+            }
+            if !self.wait_for_space()? {
+                return Ok(false);
+            }
+            self.tables.write(batch)?;
+            if rest.is_empty() {
+                return Ok(true);
+            }
+            self.lay_out_spares()?;
+        }
+    }
+
+    /// Waits until LevelDB has room to work; false to stop.
+    fn wait_for_space(&mut self) -> Result<bool, Flaw> {
+        loop {
+            let outcome =
+                self.space.take(Writer::Feed, FEED_BYTES as u64).map_err(io_flaw("stat", &self.dir))?;
+            let mail = self.mailbox.lock();
+            if mail.is_stopping || outcome.is_ok() {
+                return Ok(!mail.is_stopping);
+            }
+            // Woken early or late, it only asks again.
+            drop(self.mailbox.bell.wait_timeout(mail, SPACE_RETRY));
+        }
+    }
+
+    /// Keeps files ready for the next segments, their names synced. Without space the journal goes on in the segment it has.
+    fn lay_out_spares(&mut self) -> Result<(), Flaw> {
+        while self.mailbox.lock().spares.len() < SPARES {
+            let path = segment_path(&self.dir, self.next_segment);
+            let lay_out = || -> io::Result<File> {
+                let file =
+                    OpenOptions::new().read(true).write(true).create(true).truncate(true).open(&path)?;
+                sync_dir(&self.dir)?;
+                Ok(file)
+            };
+            match lay_out() {
+                Ok(file) => {
+                    self.mailbox.lock().spares.push_back(SegmentFile { number: self.next_segment, file })
+                }
+                Err(e) if is_no_space(&e) => return Ok(()),
+                Err(e) => return Err(io_flaw("create", &path)(e)),
+            }
+            self.next_segment += 1;
+        }
+        Ok(())
+    }
+}
+
+/// How many of `changes` make one LevelDB batch; at least one, if there is one.
+fn fitting(changes: &[Change<'_>]) -> usize {
+    let mut bytes = 0;
+    let fits = |(key, frame): &&Change<'_>| {
+        bytes += key.len() + frame.map_or(0, <[u8]>::len) + 16;
+        bytes <= FEED_BYTES
+    };
+    changes.iter().take_while(fits).count().max(1).min(changes.len())
+}

@@ -1,0 +1,204 @@
+//! Reading everything and judging it, before anything is written.
+//!
+//! Opening and `lockfs check` both begin here, and nothing here changes a byte on disk: a store that is refused is as it was.
+//! [`judge`] is the whole decision, over what was read: which batches are there, and whether the tail, the tables and the
+//! boot id allow them to end there. `tail.rs` has the table of what is allowed; everything else is damage.
+
+use std::collections::BTreeMap;
+
+use crate::store::level::error::{Flaw, LevelError};
+use crate::store::level::frame::open_frame;
+use crate::store::level::home::Home;
+use crate::store::level::journal::{End, Header, Segment};
+use crate::store::level::log::Durability;
+use crate::store::level::scan;
+use crate::store::level::tables::{self, Live, Meta, Record};
+use crate::store::level::tail::{BootId, Tail, TailState};
+
+/// A store that is sound.
+#[derive(Debug)]
+pub(crate) struct Verified {
+    /// Every record, sorted by key.
+    pub(crate) records: Vec<Record>,
+    /// What of them is in the tables.
+    pub(crate) live: Live,
+    /// The tables' meta record.
+    pub(crate) meta: Meta,
+    /// What the tail file said.
+    pub(crate) tail: TailState,
+    /// Where the journal ends, and what is behind that.
+    pub(crate) verdict: Verdict,
+}
+
+/// What [`judge`] finds a journal to be.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) struct Verdict {
+    /// The last batch that is there.
+    pub(crate) last: u64,
+    /// The segments that hold batches, or could, each with its last batch.
+    pub(crate) keep: Vec<(u64, u64)>,
+    /// Segments with nothing in them that counts.
+    pub(crate) discard: Vec<u64>,
+    /// The last kept segment ends in bytes that were never acknowledged: cut it to this length.
+    pub(crate) cut: Option<(u64, u64)>,
+    /// At least this many acknowledged batches went with the power.
+    pub(crate) lost: u64,
+    /// The highest number that any segment has or had.
+    pub(crate) newest: u64,
+}
+
+/// Reads and judges the store with id `store` in `home`.
+pub(crate) fn verify(home: &Home, store: u64) -> Result<Verified, LevelError> {
+    read_and_judge(home, store).map_err(|flaw| flaw.at(home.dir()))
+}
+
+fn read_and_judge(home: &Home, store: u64) -> Result<Verified, Flaw> {
+    let tail = Tail::read(&home.tail())?;
+    scan::check_tables(&home.tables())?;
+    let tables::Contents { records, live, meta } = tables::read_all(&home.tables())?;
+    if tail.store != store || meta.store != store {
+        let which = if tail.store == store { "tables" } else { "tail" };
+        return Err(Flaw::Damaged(format!("{which} belongs to another store than FORMAT")));
+    }
+    let segments: Result<Vec<Segment>, Flaw> =
+        home.segments()?.into_iter().map(|number| Segment::read(home.dir(), number, store)).collect();
+    let segments = segments?;
+    let verdict = judge(&segments, &tail, meta.applied, meta.feeding, BootId::current())?;
+    let records = replay(records, &segments, &verdict, meta.applied)?;
+    Ok(Verified { records, live, meta, tail, verdict })
+}
+
+/// Decides which batches of the journal count, or what is wrong with it.
+fn judge(
+    segments: &[Segment],
+    tail: &TailState,
+    applied: u64,
+    feeding: u64,
+    boot: BootId,
+) -> Result<Verdict, Flaw> {
+    // Only here may acknowledged batches be missing, or pages in the middle: they were never promised to be on disk.
+    let may_lose = !tail.clean && tail.durability == Durability::Process && !tail.boot.is_same(boot);
+    if !segments.iter().any(|segment| segment.number == tail.segment) {
+        return Err(Flaw::Damaged(format!("the file journal-{:08} is missing", tail.segment)));
+    }
+
+    let newest = segments.iter().map(|segment| segment.number).max().unwrap_or(0).max(tail.segment);
+    let mut verdict = Verdict { last: applied, keep: vec![], discard: vec![], cut: None, lost: 0, newest };
+    let mut expected = None;
+    let mut broken: Option<&Segment> = None;
+    let mut previous = None;
+    for segment in segments {
+        let before = previous.replace(segment.number);
+        let name = format!("journal-{:08}", segment.number);
+        if let (Some(header), Some(before)) = (segment.header, before)
+            && header.before != before
+        {
+            return Err(Flaw::Damaged(format!("the file journal-{:08} is missing", header.before)));
+        }
+        if let Some(before) = broken {
+            // Behind a break, only a segment that was never used may follow, or anything that a power cut mixed up.
+            let is_unused =
+                segment.header.is_none() && matches!(segment.end, End::Torn { good_follows: false });
+            if !is_unused && !may_lose {
+                return Err(Flaw::Damaged(format!(
+                    "journal-{:08} ends badly, and {name} follows",
+                    before.number
+                )));
+            }
+            verdict.discard.push(segment.number);
+            continue;
+        }
+        match segment.end {
+            End::Whole => {}
+            End::Bad => {
+                return Err(Flaw::Damaged(format!("{name} has a bad record at byte {}", segment.good_len)));
+            }
+            End::Torn { good_follows } if good_follows && !may_lose => {
+                let at = segment.good_len;
+                return Err(Flaw::Damaged(format!(
+                    "{name} has a bad record at byte {at} and good ones behind it"
+                )));
+            }
+            End::Torn { .. } => broken = Some(segment),
+        }
+        let (Some(Header { first, .. }), Some(last)) = (segment.header, segment.last()) else {
+            verdict.discard.push(segment.number);
+            continue;
+        };
+        let is_next = expected.map_or(first <= applied + 1, |expected| first == expected);
+        if !is_next {
+            // A power cut may leave a segment with fewer records than it had, and yet the next one.
+            if may_lose && expected.is_some_and(|expected| first > expected) {
+                broken = Some(segment);
+                verdict.discard.push(segment.number);
+                continue;
+            }
+            let from = expected.unwrap_or(applied + 1);
+            return Err(Flaw::Damaged(format!(
+                "{name} begins with batch {first}, and batch {from} should be next"
+            )));
+        }
+        expected = Some(last + 1);
+        verdict.last = last;
+        verdict.keep.push((segment.number, last));
+        if segment.end != End::Whole {
+            verdict.cut = Some((segment.number, segment.good_len as u64));
+        }
+    }
+
+    let last = verdict.last;
+    if last < feeding {
+        return Err(Flaw::Damaged(format!(
+            "the journal ends at batch {last}, and the tables have batch {feeding}"
+        )));
+    }
+    if may_lose {
+        verdict.lost = tail.last.saturating_sub(last);
+    } else if last < tail.last {
+        return Err(Flaw::Damaged(format!(
+            "the journal was cut short: it ends at batch {last}, not at {}",
+            tail.last
+        )));
+    } else if last > tail.last + u64::from(!tail.clean) || (tail.clean && verdict.cut.is_some()) {
+        return Err(Flaw::Damaged(format!(
+            "the journal goes on behind batch {}, where the tail ends",
+            tail.last
+        )));
+    }
+    Ok(verdict)
+}
+
+/// The records of the tables with the journal's changes since `applied` on top.
+fn replay(
+    records: Vec<Record>,
+    segments: &[Segment],
+    verdict: &Verdict,
+    applied: u64,
+) -> Result<Vec<Record>, Flaw> {
+    let mut changes = BTreeMap::new();
+    for segment in segments.iter().filter(|segment| !verdict.discard.contains(&segment.number)) {
+        for (_, batch) in segment.batches().filter(|(number, _)| *number > applied) {
+            for change in batch {
+                let (key, frame) = change?;
+                changes.insert(key, frame.map(|frame| open_frame(key, frame)).transpose()?);
+            }
+        }
+    }
+    if changes.is_empty() {
+        return Ok(records);
+    }
+    let mut merged = Vec::with_capacity(records.len() + changes.len());
+    let mut changes = changes.into_iter().peekable();
+    let put = |(key, value): (&[u8], Option<&[u8]>)| value.map(|value| (key.to_vec(), value.to_vec()));
+    for record in records {
+        while let Some(change) = changes.next_if(|(key, _)| *key < &record.0[..]) {
+            merged.extend(put(change));
+        }
+        match changes.next_if(|(key, _)| *key == &record.0[..]) {
+            Some(change) => merged.extend(put(change)),
+            None => merged.push(record),
+        }
+    }
+    merged.extend(changes.filter_map(put));
+    Ok(merged)
+}

@@ -1,0 +1,191 @@
+//! A table in this process's memory, behind a mutex, with a journal that keeps what changes.
+//!
+//! The memory is the truth; the journal is written and read back, never asked. A step is decided under the
+//! mutex and appended to the journal in the same order; its caller waits for the journal outside of the
+//! mutex, so that look-ups go on while the disk works, and several steps are kept in one write.
+//!
+//! Lock order: the table before the journal's queue, the journal's own log before its queue.
+
+use std::collections::VecDeque;
+use std::fmt;
+use std::sync::{Arc, Mutex, MutexGuard};
+
+use super::{Health, LockStore, StoreError};
+use crate::clock::{Clock, Now};
+use crate::lock::{Attributes, Event, Ino, Session, SessionId, Token, Ttl};
+use crate::table::{Change, Command, Counts, Entry, LockTable, Outcome, Spot, View};
+
+/// How many events a store remembers.
+const EVENTS_MAX: usize = 10_000;
+
+/// What keeps the changes of a table.
+pub trait Journal: Send + Sync + fmt::Debug {
+    /// Says before a step is decided whether it could be kept.
+    ///
+    /// # Errors
+    /// [`StoreError`]: it could not; nothing has happened.
+    fn admit(&self, command: &Command) -> Result<(), StoreError>;
+
+    /// Queues what `changes` names, as `table` has it at `now`; returns the number of the step. Called in the order
+    /// of the steps.
+    fn append(&self, table: &LockTable, now: Now, changes: &[Change]) -> u64;
+
+    /// Returns once the step of that number, and all before it, are kept.
+    ///
+    /// # Errors
+    /// [`StoreError::Failed`], from then on for every step: the table is ahead of what is kept.
+    fn commit(&self, step: u64) -> Result<(), StoreError>;
+
+    /// Keeps everything and stops.
+    ///
+    /// # Errors
+    /// [`StoreError`]: it could not be kept.
+    fn close(&self) -> Result<(), StoreError>;
+
+    /// How the journal is.
+    fn health(&self) -> Health;
+}
+
+/// Some events, and what is known of those before them.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct EventPage {
+    /// The number of the first event below; those asked for before it are forgotten.
+    pub first: u64,
+    /// The events, oldest first.
+    pub events: Vec<Event>,
+}
+
+/// A table behind a mutex, with a journal.
+#[derive(Debug)]
+pub struct TableStore<J> {
+    state: Mutex<State>,
+    clock: Arc<dyn Clock>,
+    journal: J,
+}
+
+#[derive(Debug)]
+struct State {
+    table: LockTable,
+    events: VecDeque<Event>,
+    /// The number of the oldest event kept.
+    first_event: u64,
+}
+
+impl<J: Journal> TableStore<J> {
+    /// A store of `table`, whose changes go to `journal`.
+    pub(super) fn new(table: LockTable, clock: Arc<dyn Clock>, journal: J) -> Self {
+        let state = State { table, events: VecDeque::new(), first_event: 1 };
+        Self { state: Mutex::new(state), clock, journal }
+    }
+
+    /// A panic under the mutex may have left a step half done: from then on the store has failed.
+    fn state(&self) -> Result<MutexGuard<'_, State>, StoreError> {
+        self.state.lock().map_err(|_| {
+            StoreError::Failed("a step ended in a bug: restart lockfs, and report it with the log".to_owned())
+        })
+    }
+
+    fn read<T>(&self, ask: impl FnOnce(&LockTable, Now) -> T) -> Result<T, StoreError> {
+        let state = self.state()?;
+        Ok(ask(&state.table, self.clock.now()))
+    }
+}
+
+impl State {
+    fn remember(&mut self, events: Vec<Event>) {
+        self.events.extend(events);
+        let excess = self.events.len().saturating_sub(EVENTS_MAX);
+        self.events.drain(..excess);
+        self.first_event += excess as u64;
+    }
+}
+
+impl<J: Journal> LockStore for TableStore<J> {
+    fn execute(&self, command: &Command) -> Result<Outcome, StoreError> {
+        self.journal.admit(command)?;
+        let (outcome, kept) = {
+            let mut state = self.state()?;
+            let now = self.clock.now();
+            let step = state.table.execute(now, command);
+            state.remember(step.events);
+            let kept = match step.changes.as_slice() {
+                [] => None,
+                changes => Some(self.journal.append(&state.table, now, changes)),
+            };
+            (step.outcome, kept)
+        };
+        if let Some(number) = kept {
+            self.journal.commit(number)?;
+        }
+        Ok(outcome)
+    }
+
+    fn now(&self) -> Now {
+        self.clock.now()
+    }
+
+    fn lookup(&self, spot: &Spot) -> Result<Option<Attributes>, StoreError> {
+        self.read(|table, now| table.lookup(now, spot))
+    }
+
+    fn stat(&self, ino: Ino) -> Result<Option<Attributes>, StoreError> {
+        self.read(|table, now| table.stat(now, ino))
+    }
+
+    fn view(&self, ino: Ino) -> Result<Option<View>, StoreError> {
+        self.read(|table, now| table.view(now, ino))
+    }
+
+    fn list(&self, ino: Ino, after: Option<Token>, limit: usize) -> Result<Option<Vec<Entry>>, StoreError> {
+        self.read(|table, now| table.list(now, ino, after, limit))
+    }
+
+    fn list_held(
+        &self,
+        id: &SessionId,
+        ino: Ino,
+        after: Option<Token>,
+        limit: usize,
+    ) -> Result<Vec<Entry>, StoreError> {
+        self.read(|table, now| table.list_held(now, id, ino, after, limit))
+    }
+
+    fn session(&self, id: &SessionId) -> Result<Option<Session>, StoreError> {
+        self.read(|table, now| table.session(now, id))
+    }
+
+    fn session_by_number(&self, ino: Ino) -> Result<Option<Session>, StoreError> {
+        self.read(|table, now| table.session_by_number(now, ino))
+    }
+
+    fn list_sessions(&self, after: Option<Ino>, limit: usize) -> Result<Vec<Session>, StoreError> {
+        self.read(|table, now| table.list_sessions(now, after, limit))
+    }
+
+    fn shortest_ttl(&self, id: &SessionId) -> Result<Option<Ttl>, StoreError> {
+        self.read(|table, _| table.shortest_ttl(id))
+    }
+
+    fn events(&self, after: u64, limit: usize) -> Result<EventPage, StoreError> {
+        let state = self.state()?;
+        let first = state.first_event.max(after + 1);
+        let skip = usize::try_from(first - state.first_event).unwrap_or(usize::MAX);
+        Ok(EventPage { first, events: state.events.iter().skip(skip).take(limit).cloned().collect() })
+    }
+
+    fn counts(&self) -> Result<Counts, StoreError> {
+        self.read(|table, _| table.counts())
+    }
+
+    fn health(&self) -> Health {
+        let mut health = self.journal.health();
+        if let Err(error) = self.state() {
+            health.trouble = Some(error.to_string());
+        }
+        health
+    }
+
+    fn close(&self) -> Result<(), StoreError> {
+        self.journal.close()
+    }
+}

@@ -1,0 +1,363 @@
+//! The law: [`LockTable`], a pure state machine. A command and a time go in; an outcome, changes and
+//! events come out. No I/O, no clock, no threads.
+//!
+//! It is the in-memory store, and what every other store is compared with. What it keeps:
+//!
+//! - An object whose deadline has passed is dead for every command, whether or not a sweep has removed it.
+//! - A deadline is the object's ttl after the later of its own `seen` and its session's. Renewing a
+//!   session is therefore one step, however many locks it holds.
+//! - Tokens rise with every step that gives a name to a holder, and are never given twice.
+//! - A directory has no entry whose object does not name it, and the other way round.
+
+mod command;
+mod edit;
+mod entry;
+mod expiry;
+mod holder;
+mod query;
+mod session;
+
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+
+pub use command::{
+    AttributeChange, Begin, Caller, Change, Claimant, Command, Existing, New, Opening, Outcome, Refusal,
+    RenameMode, Reply, Spot, Step,
+};
+pub use query::{Counts, Entry, View};
+
+use crate::clock::{BootTime, Now, WallTime};
+use crate::lock::{
+    Body, Event, EventKind, Ino, Kind, LockPath, Name, Place, Record, Session, SessionId, Token, Ttl,
+};
+
+/// All locks, directories and sessions of one namespace.
+#[derive(Debug)]
+pub struct LockTable {
+    last_token: Token,
+    objects: HashMap<Ino, Box<Object>>,
+    sessions: HashMap<SessionId, Group>,
+    session_numbers: BTreeMap<Ino, SessionId>,
+    /// When to look at an object next: its deadline as it was known, which can only have moved later.
+    checks: BTreeSet<(BootTime, Ino)>,
+    opens: HashMap<Ino, u32>,
+    tally: Tally,
+    changes: Vec<Change>,
+    events: Vec<Event>,
+}
+
+/// An object, and what the table derives from its record.
+#[derive(Debug)]
+struct Object {
+    record: Record,
+    directory: Option<Directory>,
+    check_at: Option<BootTime>,
+}
+
+/// The entries of a directory, by name and in the order of their listing.
+#[derive(Debug, Default)]
+struct Directory {
+    by_name: HashMap<Name, (Token, Ino)>,
+    by_cookie: BTreeMap<Token, (Name, Ino)>,
+    subdirectories: u32,
+    /// When an entry last came or went. Not part of the record: that would be a second write for each
+    /// acquire. A directory read back from a store shows the time of its own last change instead.
+    changed: Option<WallTime>,
+}
+
+/// A session and what it holds.
+#[derive(Debug)]
+struct Group {
+    session: Session,
+    holds: BTreeSet<Ino>,
+}
+
+/// How often things happened since the table was made.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+struct Tally {
+    locks: u64,
+    events: [u64; 7],
+}
+
+impl LockTable {
+    /// The most names an object can have, so that its record stays small.
+    pub const LINK_MAX: usize = 1_000;
+
+    /// A namespace with nothing in it but its root, whose owner and group are `uid` and `gid`.
+    ///
+    /// Tokens begin in `epoch`, which must be above every epoch that the namespace ever had.
+    pub fn new(epoch: u32, uid: u32, gid: u32, now: Now) -> Self {
+        let root = Record {
+            ino: Ino::ROOT,
+            token: Token::from_u64(Ino::ROOT.as_u64()),
+            body: Body::Directory { default_ttl: None },
+            places: Vec::new(),
+            mode: 0o1777,
+            uid,
+            gid,
+            mtime: now.wall,
+            ctime: now.wall,
+            since: now.wall,
+            session: None,
+            ttl: Ttl::Never,
+            seen: now.boot,
+        };
+        Self::restore(epoch, [root], []).expect("a root alone is a whole tree")
+    }
+
+    /// The namespace that `records` and `sessions` describe, as a store kept them.
+    ///
+    /// # Errors
+    /// Says what is wrong where they don't make one tree: an entry in a directory that isn't there, two
+    /// objects of one name, a lock of no session.
+    pub fn restore(
+        epoch: u32,
+        records: impl IntoIterator<Item = Record>,
+        sessions: impl IntoIterator<Item = Session>,
+    ) -> Result<Self, String> {
+        let mut table = Self {
+            last_token: Token::new(epoch.max(Token::EPOCH_MIN), 0),
+            objects: HashMap::new(),
+            sessions: HashMap::new(),
+            session_numbers: BTreeMap::new(),
+            checks: BTreeSet::new(),
+            opens: HashMap::new(),
+            tally: Tally::default(),
+            changes: Vec::new(),
+            events: Vec::new(),
+        };
+        for session in sessions {
+            table.session_numbers.insert(session.ino, session.id.clone());
+            table.sessions.insert(session.id.clone(), Group { session, holds: BTreeSet::new() });
+        }
+        for record in records {
+            if record.token >= table.last_token || record.ino >= Ino::from(table.last_token) {
+                return Err(format!("token {} of inode {} is of a later epoch", record.token, record.ino));
+            }
+            let directory = (record.body.kind() == Kind::Directory).then(Directory::default);
+            table.objects.insert(record.ino, Box::new(Object { record, directory, check_at: None }));
+        }
+        if table.directory(Ino::ROOT).is_none() {
+            return Err("the root is missing".to_owned());
+        }
+        let mut numbers: Vec<Ino> = table.objects.keys().copied().collect();
+        numbers.sort_unstable();
+        for ino in numbers {
+            table.index(ino)?;
+        }
+        Ok(table)
+    }
+
+    /// Enters a restored object in its directories, its session and the deadlines.
+    fn index(&mut self, ino: Ino) -> Result<(), String> {
+        let object = &self.objects[&ino];
+        let kind = object.record.body.kind();
+        let places = object.record.places.clone();
+        if places.is_empty() && ino != Ino::ROOT {
+            return Err(format!("inode {ino} has no name"));
+        }
+        for place in places {
+            let Some(directory) = self.directory_mut(place.parent) else {
+                return Err(format!("inode {ino} stands in {}, which is no directory", place.parent));
+            };
+            if directory.by_name.insert(place.name.clone(), (place.cookie, ino)).is_some() {
+                return Err(format!("two entries {:?} in directory {}", place.name, place.parent));
+            }
+            directory.by_cookie.insert(place.cookie, (place.name, ino));
+            directory.subdirectories += u32::from(kind == Kind::Directory);
+        }
+        if ino != Ino::ROOT {
+            self.tally.locks += 1;
+        }
+        if let Some(id) = self.objects[&ino].record.session.clone() {
+            let group = self.sessions.get_mut(&id);
+            let group = group.ok_or_else(|| format!("inode {ino} is held by session {id}, which is missing"))?;
+            group.holds.insert(ino);
+        }
+        self.schedule(ino);
+        Ok(())
+    }
+
+    /// Carries out `command` at the time `now`.
+    pub fn execute(&mut self, now: Now, command: &Command) -> Step {
+        let outcome = self.decide(now, command);
+        Step {
+            outcome,
+            changes: std::mem::take(&mut self.changes),
+            events: std::mem::take(&mut self.events),
+        }
+    }
+
+    fn decide(&mut self, now: Now, command: &Command) -> Outcome {
+        match command {
+            Command::Acquire { caller, spot, new, mode, existing } => {
+                self.acquire(now, caller, spot, new, *mode, *existing)
+            }
+            Command::Unlink { caller, spot } => self.unlink(now, caller, spot),
+            Command::Rmdir { caller, spot } => self.rmdir(now, caller, spot),
+            Command::Link { caller, ino, spot } => self.link(now, caller, *ino, spot),
+            Command::Rename { caller, from, to, mode, heir } => {
+                self.rename(now, caller, (from, to), *mode, heir.as_ref())
+            }
+            Command::Open { caller, ino, emptied } => self.open(now, caller, *ino, *emptied),
+            Command::Close { ino } => self.close(*ino),
+            Command::Write { caller, ino, offset, data } => self.write(now, caller, *ino, *offset, data),
+            Command::Truncate { caller, ino, size } => self.truncate(now, caller, *ino, *size),
+            Command::Change { caller, ino, change } => self.change(now, caller, *ino, *change),
+            Command::SetTtl { caller, ino, ttl } => self.set_ttl(now, caller, *ino, *ttl),
+            Command::SetDefaultTtl { caller, ino, ttl } => self.set_default_ttl(now, caller, *ino, *ttl),
+            Command::Break { caller, ino, token } => self.break_lock(now, caller, *ino, *token),
+            Command::Transfer { caller, ino, heir } => self.transfer(now, caller, *ino, heir),
+            Command::BeginSession { caller } => self.begin_session(now, caller),
+            Command::EndSession { caller, id } => self.end_session(now, caller.as_ref(), id),
+            Command::MergeSession { caller, from, to } => self.merge_session(now, caller, from, to),
+            Command::TouchSession { caller, id, mtime } => self.touch_session(now, caller, id, *mtime),
+            Command::SetSessionTtl { caller, id, ttl } => self.set_session_ttl(now, caller, id, *ttl),
+            Command::Renew { sessions } => self.renew(now, sessions),
+            Command::MarkEnded { sessions } => self.mark_ended(sessions),
+            Command::Sweep { limit } => self.sweep(now, *limit),
+        }
+    }
+
+    fn next_token(&mut self) -> Token {
+        self.last_token = self.last_token.next();
+        self.last_token
+    }
+
+    fn object(&self, ino: Ino) -> Option<&Object> {
+        self.objects.get(&ino).map(Box::as_ref)
+    }
+
+    fn directory(&self, ino: Ino) -> Option<&Directory> {
+        self.object(ino)?.directory.as_ref()
+    }
+
+    fn directory_mut(&mut self, ino: Ino) -> Option<&mut Directory> {
+        self.objects.get_mut(&ino)?.directory.as_mut()
+    }
+
+    /// The record of an object that is there, to change it; notes the change.
+    fn record_mut(&mut self, ino: Ino) -> &mut Record {
+        self.changes.push(Change::Object(ino));
+        &mut self.objects.get_mut(&ino).expect("the caller looked the object up in this step").record
+    }
+
+    /// The session of that name, to change it; notes the change.
+    fn session_mut(&mut self, id: &SessionId) -> &mut Session {
+        self.changes.push(Change::Session(id.clone()));
+        &mut self.sessions.get_mut(id).expect("the caller looked the session up in this step").session
+    }
+
+    /// The path of the first name of an object.
+    fn path_of(&self, ino: Ino) -> LockPath {
+        match self.object(ino).and_then(|object| object.record.places.first()) {
+            Some(place) => self.path_at(place.parent, &place.name),
+            None => LockPath::default(),
+        }
+    }
+
+    /// The path of an entry.
+    fn path_at(&self, parent: Ino, name: &Name) -> LockPath {
+        let mut names = vec![name.as_bytes()];
+        let mut above = parent;
+        while let Some(place) = self.object(above).and_then(|object| object.record.places.first()) {
+            names.push(place.name.as_bytes());
+            above = place.parent;
+        }
+        LockPath::join(names.into_iter().rev())
+    }
+
+    fn tell(&mut self, now: Now, kind: EventKind, path: LockPath, ino: Ino) {
+        let record = self.object(ino).map(|object| &object.record);
+        let event = Event {
+            at: now.wall,
+            kind,
+            path,
+            token: record.map(|record| record.token),
+            session: record.and_then(|record| record.session.clone()),
+        };
+        self.push_event(event);
+    }
+
+    fn tell_of_session(&mut self, now: Now, kind: EventKind, id: &SessionId) {
+        let path = LockPath::default();
+        self.push_event(Event { at: now.wall, kind, path, token: None, session: Some(id.clone()) });
+    }
+
+    fn push_event(&mut self, event: Event) {
+        self.tally.events[event.kind as usize] += 1;
+        self.events.push(event);
+    }
+
+    /// Enters a name of an object in its directory.
+    fn place(&mut self, now: Now, ino: Ino, spot: &Spot, cookie: Token) {
+        let is_directory = self.directory(ino).is_some();
+        let Spot { parent, name } = spot.clone();
+        self.record_mut(ino).places.push(Place { parent, name: name.clone(), cookie });
+        let directory = self.directory_mut(parent).expect("the caller looked the directory up in this step");
+        directory.by_name.insert(name.clone(), (cookie, ino));
+        directory.by_cookie.insert(cookie, (name, ino));
+        directory.subdirectories += u32::from(is_directory);
+        directory.changed = Some(now.wall);
+    }
+
+    /// Takes a name of an object out of its directory.
+    fn displace(&mut self, now: Now, ino: Ino, spot: &Spot) {
+        let is_directory = self.directory(ino).is_some();
+        self.record_mut(ino).places.retain(|place| place.parent != spot.parent || place.name != spot.name);
+        if let Some(directory) = self.directory_mut(spot.parent)
+            && let Some((cookie, _)) = directory.by_name.remove(&spot.name)
+        {
+            directory.by_cookie.remove(&cookie);
+            directory.subdirectories -= u32::from(is_directory);
+            directory.changed = Some(now.wall);
+        }
+    }
+
+    /// Takes an object out of the table. It must have no name.
+    fn remove(&mut self, ino: Ino) {
+        self.leave_session(ino);
+        self.unschedule(ino);
+        if self.objects.remove(&ino).is_some() {
+            self.tally.locks -= 1;
+            self.changes.push(Change::Object(ino));
+        }
+    }
+
+    /// Takes all names of an object, then the object, out of the table.
+    fn remove_with_names(&mut self, now: Now, ino: Ino) {
+        let spots: Vec<Spot> = self.spots(ino).collect();
+        for spot in &spots {
+            self.displace(now, ino, spot);
+        }
+        self.remove(ino);
+    }
+
+    fn spots(&self, ino: Ino) -> impl Iterator<Item = Spot> {
+        let places = self.object(ino).map(|object| object.record.places.as_slice()).unwrap_or_default();
+        places.iter().map(|place| Spot { parent: place.parent, name: place.name.clone() })
+    }
+
+    /// Lets one name of an object go. With its last name goes the object, unless it is open: then it lives
+    /// on, held by nobody, until it is closed.
+    fn release(&mut self, now: Now, ino: Ino, spot: &Spot) {
+        let path = self.path_at(spot.parent, &spot.name);
+        self.tell(now, EventKind::Release, path, ino);
+        self.displace(now, ino, spot);
+        let open = self.opens.contains_key(&ino);
+        let record = self.record_mut(ino);
+        record.ctime = now.wall;
+        if !record.places.is_empty() {
+            return;
+        }
+        if open {
+            self.leave_session(ino);
+            self.unschedule(ino);
+            self.record_mut(ino).session = None;
+        } else {
+            self.remove(ino);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,300 @@
+//! Names: acquire, release, link, rename, open.
+
+use super::holder::Standing;
+use super::{
+    Caller, Change, Directory, Existing, LockTable, New, Object, Opening, Outcome, Refusal, RenameMode, Reply,
+    Spot,
+};
+use crate::clock::Now;
+use crate::lock::{Body, EventKind, Ino, Kind, Record, SessionId, Ttl};
+
+const SETGID: u16 = 0o2000;
+
+impl LockTable {
+    /// What stands at a spot, if it is alive. What is dead there is removed.
+    fn find(&mut self, now: Now, spot: &Spot) -> Result<Option<Ino>, Refusal> {
+        let directory = self.live(spot.parent, now).ok_or(Refusal::NoEntry)?.directory.as_ref();
+        let entry = directory.ok_or(Refusal::NotDirectory)?.by_name.get(&spot.name);
+        let Some(&(_, ino)) = entry else {
+            return Ok(None);
+        };
+        if self.live(ino, now).is_none() {
+            self.reap(now, ino);
+            return Ok(None);
+        }
+        Ok(Some(ino))
+    }
+
+    fn is_directory(&self, ino: Ino) -> bool {
+        self.directory(ino).is_some()
+    }
+
+    /// Whether a directory has live entries; what is dead in it is removed.
+    fn has_entries(&mut self, now: Now, ino: Ino) -> bool {
+        self.reap_entries(now, ino);
+        self.directory(ino).is_some_and(|directory| !directory.by_cookie.is_empty())
+    }
+
+    pub(super) fn acquire(
+        &mut self,
+        now: Now,
+        caller: &Caller,
+        spot: &Spot,
+        new: &New,
+        mode: u16,
+        existing: Existing,
+    ) -> Outcome {
+        if let Some(ino) = self.find(now, spot)? {
+            return match existing {
+                Existing::Refuse => Err(Refusal::Exists),
+                _ if self.is_directory(ino) => Err(Refusal::IsDirectory),
+                _ => self.open(now, caller, ino, existing == Existing::OpenEmptied),
+            };
+        }
+        self.ensure_session(now, caller)?;
+        let id = &caller.session.id;
+        self.forget_loss(id, spot);
+        let token = self.next_token();
+        let ino = Ino::from(token);
+        let parent = &self.object(spot.parent).expect("found above").record;
+        // As on ext4: below a set-group-id directory entries get its group, and directories the bit as well.
+        let (gid, inherited) = match parent.mode & SETGID {
+            0 => (caller.gid, 0),
+            _ if *new == New::Directory => (parent.gid, SETGID),
+            _ => (parent.gid, 0),
+        };
+        let body = match new {
+            New::File(_) => Body::File(Vec::new()),
+            New::Directory => Body::Directory { default_ttl: None },
+            New::Symlink(target) => Body::Symlink(target.clone()),
+        };
+        let kind = body.kind();
+        let record = Record {
+            ino,
+            token,
+            body,
+            places: Vec::with_capacity(1),
+            mode: (mode & 0o7777) | inherited,
+            uid: caller.uid,
+            gid,
+            mtime: now.wall,
+            ctime: now.wall,
+            since: now.wall,
+            session: None,
+            ttl: self.ttl_of_new(spot, kind, caller.session.ttl),
+            seen: now.boot,
+        };
+        let directory = (kind == Kind::Directory).then(Directory::default);
+        self.objects.insert(ino, Box::new(Object { record, directory, check_at: None }));
+        self.tally.locks += 1;
+        self.join_session(ino, id);
+        self.place(now, ino, spot, token);
+        self.schedule(ino);
+        if *new == New::File(Opening::Opened) {
+            *self.opens.entry(ino).or_default() += 1;
+        }
+        let path = self.path_at(spot.parent, &spot.name);
+        self.tell(now, EventKind::Acquire, path, ino);
+        Ok(Reply::Entry(self.attributes_of(ino)))
+    }
+
+    /// The ttl of what is made at a spot: of the nearest directory above that sets one, else the session's.
+    /// A directory expires only where it is a lock by its name, `*.lock`.
+    fn ttl_of_new(&self, spot: &Spot, kind: Kind, otherwise: Ttl) -> Ttl {
+        if kind == Kind::Directory && !spot.name.as_bytes().ends_with(b".lock") {
+            return Ttl::Never;
+        }
+        let mut above = Some(spot.parent);
+        while let Some(object) = above.and_then(|ino| self.object(ino)) {
+            if let Body::Directory { default_ttl: Some(ttl) } = object.record.body {
+                return ttl;
+            }
+            above = object.record.places.first().map(|place| place.parent);
+        }
+        otherwise
+    }
+
+    pub(super) fn unlink(&mut self, now: Now, caller: &Caller, spot: &Spot) -> Outcome {
+        let ino = self.find(now, spot)?.ok_or(Refusal::NoEntry)?;
+        if self.is_directory(ino) {
+            return Err(Refusal::IsDirectory);
+        }
+        self.may_remove(caller, ino, spot)?;
+        self.release(now, ino, spot);
+        Ok(Reply::Done)
+    }
+
+    pub(super) fn rmdir(&mut self, now: Now, caller: &Caller, spot: &Spot) -> Outcome {
+        let ino = self.find(now, spot)?.ok_or(Refusal::NoEntry)?;
+        if !self.is_directory(ino) {
+            return Err(Refusal::NotDirectory);
+        }
+        self.may_remove(caller, ino, spot)?;
+        if self.has_entries(now, ino) {
+            return Err(Refusal::NotEmpty);
+        }
+        self.release(now, ino, spot);
+        Ok(Reply::Done)
+    }
+
+    pub(super) fn link(&mut self, now: Now, caller: &Caller, ino: Ino, spot: &Spot) -> Outcome {
+        let object = self.live(ino, now).ok_or(Refusal::Gone)?;
+        let names = object.record.places.len();
+        if object.directory.is_some() {
+            return Err(Refusal::NotPermitted);
+        }
+        // No name is left to link: the same answer as link(2) of an unlinked file through /proc/self/fd.
+        if names == 0 {
+            return Err(Refusal::NoEntry);
+        }
+        if names >= Self::LINK_MAX {
+            return Err(Refusal::TooManyLinks);
+        }
+        if self.find(now, spot)?.is_some() {
+            return Err(Refusal::Exists);
+        }
+        let standing = self.may_remove(caller, ino, spot)?;
+        self.keep_or_take(now, caller, ino, standing)?;
+        // Whoever gets a name gets a token above those of all who had the name before.
+        self.add_name(now, ino, spot);
+        Ok(Reply::Entry(self.attributes_of(ino)))
+    }
+
+    fn add_name(&mut self, now: Now, ino: Ino, spot: &Spot) {
+        let token = self.next_token();
+        self.place(now, ino, spot, token);
+        let record = self.record_mut(ino);
+        record.token = token;
+        record.ctime = now.wall;
+        if let Some(id) = record.session.clone() {
+            self.forget_loss(&id, spot);
+        }
+        let path = self.path_at(spot.parent, &spot.name);
+        self.tell(now, EventKind::Acquire, path, ino);
+    }
+
+    /// Leaves a lock with its holder; one whose holder has ended goes to the caller.
+    fn keep_or_take(
+        &mut self,
+        now: Now,
+        caller: &Caller,
+        ino: Ino,
+        standing: Standing,
+    ) -> Result<(), Refusal> {
+        match self.object(ino).and_then(|object| object.record.session.clone()) {
+            Some(id) if standing == Standing::Holder => self.see(now, &id),
+            Some(_) => self.take_over(now, caller, ino)?,
+            None => {}
+        }
+        Ok(())
+    }
+
+    pub(super) fn rename(
+        &mut self,
+        now: Now,
+        caller: &Caller,
+        (from, to): (&Spot, &Spot),
+        mode: RenameMode,
+        heir: Option<&SessionId>,
+    ) -> Outcome {
+        let source = self.find(now, from)?.ok_or(Refusal::NoEntry)?;
+        let goal = self.find(now, to)?;
+        if let Some(heir) = heir {
+            let group = self.live_session(heir, now).ok_or(Refusal::NoSession)?;
+            if caller.uid != 0 && caller.uid != group.session.uid {
+                return Err(Refusal::NotPermitted);
+            }
+        }
+        if goal.is_some() && mode == RenameMode::NoReplace {
+            return Err(Refusal::Exists);
+        }
+        // Two names of one object: rename(2) does nothing. From one session's view to another's it hands over.
+        if goal == Some(source) {
+            if let Some(heir) = heir {
+                self.claim_to_change(now, caller, source)?;
+                self.hand_to(now, source, heir);
+            }
+            return Ok(Reply::Entry(self.attributes_of(source)));
+        }
+        let standing = self.may_remove(caller, source, from)?;
+        if to.parent == source || Some(from.parent) == goal {
+            return Err(if mode == RenameMode::Replace && Some(from.parent) == goal {
+                Refusal::NotEmpty
+            } else {
+                Refusal::Invalid
+            });
+        }
+        if self.has_entries(now, source) {
+            return Err(Refusal::Busy(None));
+        }
+        match (goal, mode) {
+            (None, RenameMode::Exchange) => return Err(Refusal::NoEntry),
+            (Some(goal), RenameMode::Exchange) => {
+                let goal_standing = self.may_remove(caller, goal, to)?;
+                if self.has_entries(now, goal) {
+                    return Err(Refusal::Busy(None));
+                }
+                self.keep_or_take(now, caller, goal, goal_standing)?;
+                self.leave_name(now, goal, to);
+                self.keep_or_take(now, caller, source, standing)?;
+                self.leave_name(now, source, from);
+                self.add_name(now, goal, from);
+            }
+            (goal, _) => {
+                if let Some(goal) = goal {
+                    self.may_remove(caller, goal, to)?;
+                    match (self.is_directory(source), self.is_directory(goal)) {
+                        (true, false) => return Err(Refusal::NotDirectory),
+                        (false, true) => return Err(Refusal::IsDirectory),
+                        (true, true) if self.has_entries(now, goal) => return Err(Refusal::NotEmpty),
+                        _ => {}
+                    }
+                }
+                self.keep_or_take(now, caller, source, standing)?;
+                if let Some(goal) = goal {
+                    self.release(now, goal, to);
+                }
+                self.leave_name(now, source, from);
+            }
+        }
+        self.add_name(now, source, to);
+        if let Some(heir) = heir {
+            self.hand_to(now, source, heir);
+        }
+        Ok(Reply::Entry(self.attributes_of(source)))
+    }
+
+    /// Takes a name from an object that gets another in the same step.
+    fn leave_name(&mut self, now: Now, ino: Ino, spot: &Spot) {
+        let path = self.path_at(spot.parent, &spot.name);
+        self.tell(now, EventKind::Release, path, ino);
+        self.displace(now, ino, spot);
+    }
+
+    pub(super) fn open(&mut self, now: Now, caller: &Caller, ino: Ino, emptied: bool) -> Outcome {
+        self.live(ino, now).ok_or(Refusal::Gone)?;
+        if emptied {
+            self.truncate(now, caller, ino, 0)?;
+        }
+        *self.opens.entry(ino).or_default() += 1;
+        Ok(Reply::Opened(self.attributes_of(ino)))
+    }
+
+    pub(super) fn close(&mut self, ino: Ino) -> Outcome {
+        let Some(count) = self.opens.get_mut(&ino) else {
+            return Ok(Reply::Done);
+        };
+        *count -= 1;
+        if *count > 0 {
+            return Ok(Reply::Done);
+        }
+        self.opens.remove(&ino);
+        let unlinked = self.object(ino).is_some_and(|object| object.record.places.is_empty());
+        if unlinked && ino != Ino::ROOT {
+            self.remove(ino);
+            // No store kept it after its last name went.
+            self.changes.retain(|change| *change != Change::Object(ino));
+        }
+        Ok(Reply::Done)
+    }
+}
