@@ -26,8 +26,8 @@ pub use xattr::SetMode;
 
 use crate::clock::{Now, WallTime};
 use crate::lock::{Attributes, Ino, Kind, Session, Ttl};
-use crate::locks::LockService;
-use crate::table::Refusal;
+use crate::locks::{LockService, Requester};
+use crate::table::{Caller, Refusal};
 use events::EventFile;
 use handle::Handles;
 use node::{Node, Nodes};
@@ -150,20 +150,23 @@ impl LockFs {
                 let Attributes { mtime, ctime, .. } = stat(ino)?;
                 (Attributes { mtime, ctime, ..self.synthetic(node, Kind::File, 0o444)? }, Keep::No)
             }
-            Node::View { session, directory } => {
+            Node::View { session, object: Ino::ROOT } => {
                 let session = self.session_at(session)?;
-                let attributes = match directory {
-                    Ino::ROOT => Attributes {
-                        uid: session.uid,
-                        gid: session.gid,
-                        mtime: session.mtime,
-                        ctime: session.mtime,
-                        ..self.synthetic(node, Kind::Directory, 0o755)?
-                    },
-                    _ => Attributes { nlink: 1, ..stat(directory)? },
+                let attributes = Attributes {
+                    uid: session.uid,
+                    gid: session.gid,
+                    mtime: session.mtime,
+                    ctime: session.mtime,
+                    ..self.synthetic(node, Kind::Directory, 0o755)?
                 };
                 (attributes, Keep::Briefly)
             }
+            Node::View { object, .. } => match stat(object)? {
+                directory if directory.kind == Kind::Directory => {
+                    (Attributes { nlink: 1, ..directory }, Keep::Briefly)
+                }
+                attributes => (attributes, Keep::No),
+            },
         };
         // A directory is a lock where it has a ttl, which only those named `*.lock` and those that someone
         // gave one have; asked for by number there is no name at hand, and a stale mtime would hurt them.
@@ -186,6 +189,21 @@ impl LockFs {
             mtime: since,
             ctime: since,
         })
+    }
+
+    /// The object of a node that can be changed, and on whose behalf `who` comes to it.
+    fn actor(&self, who: Requester, node: Node) -> Result<(Ino, Caller), Error> {
+        match node {
+            Node::Object(ino) => Ok((ino, self.service.caller(who)?)),
+            Node::View { session, object } => {
+                let session = self.session_at(session)?;
+                if who.uid != 0 && who.uid != session.uid {
+                    return Err(Refusal::NotPermitted.into());
+                }
+                Ok((object, self.service.caller_in(who, &session.id)))
+            }
+            _ => Err(Error::Synthetic),
+        }
     }
 
     fn session_at(&self, number: Ino) -> Result<Session, Error> {

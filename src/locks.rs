@@ -106,9 +106,10 @@ impl LockService {
         self.ttl
     }
 
-    fn holders(&self) -> std::sync::MutexGuard<'_, Holders> {
+    /// Asks or tells the holders something, for as long as that takes and no longer.
+    fn holders<T>(&self, act: impl FnOnce(&mut Holders) -> T) -> T {
         // What it knows is looked up again at the next tick: a panic elsewhere does not make it wrong.
-        self.holders.lock().unwrap_or_else(PoisonError::into_inner)
+        act(&mut self.holders.lock().unwrap_or_else(PoisonError::into_inner))
     }
 
     /// The caller of a request, with the session of its environment or of its job.
@@ -196,17 +197,17 @@ impl LockService {
     /// Takes the session of a step into care: from now on its holder's life is watched.
     fn watch(&self, command: &Command) {
         if let Some(caller) = command.caller() {
-            self.holders().watch(&caller.session.id, &caller.session.kind);
+            self.holders(|holders| holders.watch(&caller.session.id, &caller.session.kind));
         }
     }
 
     /// Notes that a session has one more descriptor open: on a lock, or on its directory.
     pub fn session_opened(&self, id: &SessionId) {
-        self.holders().opened(id);
+        self.holders(|holders| holders.opened(id));
     }
 
     /// Notes that a session has one descriptor less open.
     pub fn session_closed(&self, id: &SessionId) {
-        self.holders().closed(id);
+        self.holders(|holders| holders.closed(id));
     }
 }

@@ -8,6 +8,10 @@
 //!   session is therefore one step, however many locks it holds.
 //! - Tokens rise with every step that gives a name to a holder, and are never given twice.
 //! - A directory has no entry whose object does not name it, and the other way round.
+//! - When things that are dead are swept can't be seen in any answer. So what is dead among a session's
+//!   locks is removed before the session is seen again: nothing comes back.
+//! - A refused step changes nothing but what had died before it.
+//! - The same commands at the same times give the same steps: no outcome hangs on the order of a hash map.
 
 mod command;
 mod edit;
@@ -38,11 +42,16 @@ pub struct LockTable {
     sessions: HashMap<SessionId, Group>,
     session_numbers: BTreeMap<Ino, SessionId>,
     /// When to look at an object next: its deadline as it was known, which can only have moved later.
+    /// A directory past its deadline is looked at when an entry of it goes, and not before.
     checks: BTreeSet<(BootTime, Ino)>,
+    /// The same for sessions, by their numbers: when one that holds nothing may be over.
+    session_checks: BTreeSet<(BootTime, Ino)>,
     opens: HashMap<Ino, u32>,
     tally: Tally,
     changes: Vec<Change>,
     events: Vec<Event>,
+    /// Sessions that began in this step, or let a last lock go.
+    emptied: Vec<SessionId>,
 }
 
 /// An object, and what the table derives from its record.
@@ -51,6 +60,13 @@ struct Object {
     record: Record,
     directory: Option<Directory>,
     check_at: Option<BootTime>,
+}
+
+impl Object {
+    /// Whether a sweep has passed it over, because it has entries.
+    fn waits_for_entries(&self) -> bool {
+        self.check_at.is_none() && self.record.ttl != Ttl::Never
+    }
 }
 
 /// The entries of a directory, by name and in the order of their listing.
@@ -69,6 +85,37 @@ struct Directory {
 struct Group {
     session: Session,
     holds: BTreeSet<Ino>,
+    /// How many of what it holds have which ttl.
+    ttls: BTreeMap<Ttl, usize>,
+    check_at: Option<BootTime>,
+}
+
+impl Group {
+    fn new(session: Session) -> Self {
+        Self { session, holds: BTreeSet::new(), ttls: BTreeMap::new(), check_at: None }
+    }
+
+    fn enter(&mut self, ino: Ino, ttl: Ttl) {
+        if self.holds.insert(ino) {
+            *self.ttls.entry(ttl).or_default() += 1;
+        }
+    }
+
+    fn leave(&mut self, ino: Ino, ttl: Ttl) {
+        if self.holds.remove(&ino)
+            && let Some(count) = self.ttls.get_mut(&ttl)
+        {
+            *count -= 1;
+            if *count == 0 {
+                self.ttls.remove(&ttl);
+            }
+        }
+    }
+
+    /// The shortest ttl among what it holds.
+    fn shortest_ttl(&self) -> Option<Ttl> {
+        self.ttls.keys().next().copied()
+    }
 }
 
 /// How often things happened since the table was made.
@@ -108,7 +155,7 @@ impl LockTable {
     ///
     /// # Errors
     /// Says what is wrong where they don't make one tree: an entry in a directory that isn't there, two
-    /// objects of one name, a lock of no session.
+    /// objects of one name, a lock of no session, a number that was not given yet.
     pub fn restore(
         epoch: u32,
         records: impl IntoIterator<Item = Record>,
@@ -120,49 +167,102 @@ impl LockTable {
             sessions: HashMap::new(),
             session_numbers: BTreeMap::new(),
             checks: BTreeSet::new(),
+            session_checks: BTreeSet::new(),
             opens: HashMap::new(),
             tally: Tally::default(),
             changes: Vec::new(),
             events: Vec::new(),
+            emptied: Vec::new(),
         };
         for session in sessions {
-            table.session_numbers.insert(session.ino, session.id.clone());
-            table.sessions.insert(session.id.clone(), Group { session, holds: BTreeSet::new() });
+            table.restore_session(session)?;
         }
         for record in records {
-            if record.token >= table.last_token || record.ino >= Ino::from(table.last_token) {
-                return Err(format!("token {} of inode {} is of a later epoch", record.token, record.ino));
-            }
-            let directory = (record.body.kind() == Kind::Directory).then(Directory::default);
-            table.objects.insert(record.ino, Box::new(Object { record, directory, check_at: None }));
+            table.restore_record(record)?;
         }
         if table.directory(Ino::ROOT).is_none() {
             return Err("the root is missing".to_owned());
         }
         let mut numbers: Vec<Ino> = table.objects.keys().copied().collect();
         numbers.sort_unstable();
-        for ino in numbers {
-            table.index(ino)?;
+        for ino in &numbers {
+            table.index(*ino)?;
+        }
+        table.check_reach()?;
+        let ids: Vec<SessionId> = table.session_numbers.values().cloned().collect();
+        for id in &ids {
+            table.schedule_session(id);
         }
         Ok(table)
+    }
+
+    fn restore_session(&mut self, session: Session) -> Result<(), String> {
+        let id = session.id.clone();
+        if session.ino >= Ino::from(self.last_token) {
+            return Err(format!("number {} of session {id} is of a later epoch", session.ino));
+        }
+        if let Some(other) = self.session_numbers.insert(session.ino, id.clone()) {
+            return Err(format!("sessions {other} and {id} have one number, {}", session.ino));
+        }
+        match self.sessions.insert(id.clone(), Group::new(session)) {
+            Some(_) => Err(format!("two sessions {id}")),
+            None => Ok(()),
+        }
+    }
+
+    fn restore_record(&mut self, record: Record) -> Result<(), String> {
+        let ino = record.ino;
+        let newest = record.places.iter().map(|place| place.cookie).fold(record.token, Token::max);
+        if newest >= self.last_token || ino >= Ino::from(self.last_token) {
+            return Err(format!("token {newest} of inode {ino} is of a later epoch"));
+        }
+        let is_directory = record.body.kind() == Kind::Directory;
+        let names = record.places.len();
+        match (ino == Ino::ROOT, is_directory) {
+            (true, _) if names > 0 => return Err("the root has a name".to_owned()),
+            (false, true) if names > 1 => return Err(format!("directory {ino} has {names} names")),
+            (false, _) if names == 0 => return Err(format!("inode {ino} has no name")),
+            (false, false) if record.session.is_none() => {
+                return Err(format!("inode {ino} is held by nobody"));
+            }
+            _ => {}
+        }
+        let directory = is_directory.then(Directory::default);
+        match self.objects.insert(ino, Box::new(Object { record, directory, check_at: None })) {
+            Some(_) => Err(format!("two records of inode {ino}")),
+            None => Ok(()),
+        }
+    }
+
+    /// Refuses directories that stand in each other, and so lead to no root.
+    fn check_reach(&self) -> Result<(), String> {
+        let mut reached = 0;
+        let mut ahead = vec![Ino::ROOT];
+        while let Some(directory) = ahead.pop().and_then(|ino| self.directory(ino)) {
+            reached += 1;
+            let entries = directory.by_cookie.values().map(|(_, entry)| *entry);
+            ahead.extend(entries.filter(|entry| self.directory(*entry).is_some()));
+        }
+        match self.objects.values().filter(|object| object.directory.is_some()).count() - reached {
+            0 => Ok(()),
+            lost => Err(format!("{lost} directories stand in no directory below the root")),
+        }
     }
 
     /// Enters a restored object in its directories, its session and the deadlines.
     fn index(&mut self, ino: Ino) -> Result<(), String> {
         let object = &self.objects[&ino];
         let kind = object.record.body.kind();
-        let places = object.record.places.clone();
-        if places.is_empty() && ino != Ino::ROOT {
-            return Err(format!("inode {ino} has no name"));
-        }
-        for place in places {
+        for place in object.record.places.clone() {
             let Some(directory) = self.directory_mut(place.parent) else {
                 return Err(format!("inode {ino} stands in {}, which is no directory", place.parent));
             };
             if directory.by_name.insert(place.name.clone(), (place.cookie, ino)).is_some() {
                 return Err(format!("two entries {:?} in directory {}", place.name, place.parent));
             }
-            directory.by_cookie.insert(place.cookie, (place.name, ino));
+            if directory.by_cookie.insert(place.cookie, (place.name, ino)).is_some() {
+                return Err(format!("two entries at {} in directory {}", place.cookie, place.parent));
+            }
             directory.subdirectories += u32::from(kind == Kind::Directory);
         }
         if ino != Ino::ROOT {
@@ -170,8 +270,9 @@ impl LockTable {
         }
         if let Some(id) = self.objects[&ino].record.session.clone() {
             let group = self.sessions.get_mut(&id);
-            let group = group.ok_or_else(|| format!("inode {ino} is held by session {id}, which is missing"))?;
-            group.holds.insert(ino);
+            let group =
+                group.ok_or_else(|| format!("inode {ino} is held by session {id}, which is missing"))?;
+            group.enter(ino, self.objects[&ino].record.ttl);
         }
         self.schedule(ino);
         Ok(())
@@ -180,11 +281,11 @@ impl LockTable {
     /// Carries out `command` at the time `now`.
     pub fn execute(&mut self, now: Now, command: &Command) -> Step {
         let outcome = self.decide(now, command);
-        Step {
-            outcome,
-            changes: std::mem::take(&mut self.changes),
-            events: std::mem::take(&mut self.events),
-        }
+        self.settle_sessions(now);
+        let mut changes = std::mem::take(&mut self.changes);
+        changes.sort_unstable();
+        changes.dedup();
+        Step { outcome, changes, events: std::mem::take(&mut self.events) }
     }
 
     fn decide(&mut self, now: Now, command: &Command) -> Outcome {
@@ -213,7 +314,7 @@ impl LockTable {
             Command::TouchSession { caller, id, mtime } => self.touch_session(now, caller, id, *mtime),
             Command::SetSessionTtl { caller, id, ttl } => self.set_session_ttl(now, caller, id, *ttl),
             Command::Renew { sessions } => self.renew(now, sessions),
-            Command::MarkEnded { sessions } => self.mark_ended(sessions),
+            Command::MarkEnded { sessions } => self.mark_ended(now, sessions),
             Command::Sweep { limit } => self.sweep(now, *limit),
         }
     }
@@ -311,6 +412,10 @@ impl LockTable {
             directory.subdirectories -= u32::from(is_directory);
             directory.changed = Some(now.wall);
         }
+        // One that only its entries kept alive may be dead by now.
+        if self.object(spot.parent).is_some_and(|directory| directory.waits_for_entries()) {
+            self.schedule(spot.parent);
+        }
     }
 
     /// Takes an object out of the table. It must have no name.
@@ -352,7 +457,6 @@ impl LockTable {
         if open {
             self.leave_session(ino);
             self.unschedule(ino);
-            self.record_mut(ino).session = None;
         } else {
             self.remove(ino);
         }

@@ -196,12 +196,14 @@ impl Claim {
     /// Releases the lock, unless it is not ours any more.
     fn release(self) -> io::Result<Release> {
         // Asked first: once the lock is lost its name may be another's, and later ours again.
-        let was_lost = matches!(look(&self.file), Look::Lost(Loss::Lost));
-        if was_lost {
+        let seen = look(&self.file);
+        if seen == Look::Lost(Loss::Lost) {
             return Ok(Release::Lost);
         }
         match fs::symlink_metadata(&self.path) {
-            Ok(data) if data.ino() != self.ino => return Ok(Release::Gone),
+            Ok(data) if data.ino() != self.ino => {
+                return Ok(if seen == Look::Unknown { Release::Lost } else { Release::Gone });
+            }
             Ok(_) => {}
             Err(error) if error.kind() == ErrorKind::NotFound => return Ok(Release::Gone),
             Err(error) => return Err(error),

@@ -6,7 +6,7 @@ use super::describe;
 use super::handle::Handle;
 use super::node::Node;
 use super::tree::{Site, entry};
-use super::{Error, Found, Keep, LockFs};
+use super::{Error, Found, LockFs};
 use crate::lock::{Body, Ino, Kind};
 use crate::locks::Requester;
 use crate::table::{Command, Existing, New, Opening, Refusal, Reply, View};
@@ -50,14 +50,14 @@ impl LockFs {
             Access { emptied: true, .. } => Existing::OpenEmptied,
             Access { .. } => Existing::Open,
         };
-        let session = caller.session.id.clone();
+        let (session, name) = (caller.session.id.clone(), spot.name.clone());
         let new = New::File(Opening::Opened);
         let reply = self.service.step(who, Command::Acquire { caller, spot, new, mode, existing })?;
         let attributes = entry(reply)?;
         self.service.session_opened(&session);
         let handle = Handle { ino: Some(attributes.ino), session: Some(session), text: None };
-        let found = Found { attributes, keep: Keep::No };
-        Ok(Opened { found, handle: self.handles.insert(handle) })
+        let handle = self.handles.insert(handle);
+        Ok(Opened { found: self.made(parent, &name, attributes)?, handle })
     }
 
     /// open(2) of what is there.
@@ -67,8 +67,12 @@ impl LockFs {
     pub fn open(&self, who: Requester, number: u64, access: Access) -> Result<u64, Error> {
         let node = self.node(number)?;
         let handle = match node {
-            Node::Object(ino) => {
-                let caller = self.service.caller(who)?;
+            Node::Object(_) | Node::View { .. } => {
+                // Whoever only reads needs no right to act for the session whose view it came through.
+                let (ino, caller) = match node {
+                    Node::View { object, .. } if !access.writes => (object, self.service.caller(who)?),
+                    _ => self.actor(who, node)?,
+                };
                 let session = caller.session.id.clone();
                 self.service.step(who, Command::Open { caller, ino, emptied: access.emptied })?;
                 self.service.session_opened(&session);
@@ -86,7 +90,7 @@ impl LockFs {
                 self.text(describe::info(&view, self.service.store().now(), self.scope()))
             }
             Node::Events(_) => Handle::default(),
-            Node::Sessions | Node::Control | Node::View { .. } | Node::InfoDirectory(_) => {
+            Node::Sessions | Node::Control | Node::InfoDirectory(_) => {
                 return Err(Refusal::IsDirectory.into());
             }
         };
@@ -114,7 +118,7 @@ impl LockFs {
         size: usize,
     ) -> Result<Vec<u8>, Error> {
         let text = match self.node(number)? {
-            Node::Object(ino) => {
+            Node::Object(ino) | Node::View { object: ino, .. } => {
                 let view = self.service.store().view(ino)?.ok_or(Refusal::Gone)?;
                 match &view.record.body {
                     Body::File(note) if note.is_empty() => self.description(who, &view, handle, offset)?,
@@ -169,10 +173,7 @@ impl LockFs {
         offset: Option<u64>,
         data: &[u8],
     ) -> Result<(), Error> {
-        let Node::Object(ino) = self.node(number)? else {
-            return Err(Error::Synthetic);
-        };
-        let caller = self.service.caller(who)?;
+        let (ino, caller) = self.actor(who, self.node(number)?)?;
         self.service.step(who, Command::Write { caller, ino, offset, data: data.to_vec() })?;
         Ok(())
     }
@@ -203,7 +204,7 @@ impl LockFs {
         if self.found(node)?.attributes.kind != Kind::Directory {
             return Err(Refusal::NotDirectory.into());
         }
-        let Node::View { session, directory: Ino::ROOT } = node else {
+        let Node::View { session, object: Ino::ROOT } = node else {
             return Ok(0);
         };
         let session = self.session_at(session)?;

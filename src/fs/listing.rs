@@ -87,21 +87,17 @@ impl LockFs {
             Node::Sessions => {
                 let sessions = store.list_sessions(after.map(Ino::from_u64), limit)?;
                 let lines = sessions.into_iter().map(|session| DirectoryEntry {
-                    ino: Node::View { session: session.ino, directory: Ino::ROOT }.number(),
+                    ino: Node::View { session: session.ino, object: Ino::ROOT }.number(),
                     offset: session.ino.as_u64(),
                     kind: Kind::Directory,
                     name: session.id.as_str().into(),
                 });
                 lines.collect()
             }
-            Node::View { session, directory } => {
+            Node::View { session, object } => {
                 let id = self.session_at(session)?.id;
-                let entries = store.list_held(&id, directory, token, limit)?;
-                let lines = entries.into_iter().map(|entry| match entry.attributes.kind {
-                    Kind::Directory => line(entry, |directory| Node::View { session, directory }),
-                    Kind::File | Kind::Symlink => line(entry, Node::Object),
-                });
-                lines.collect()
+                let entries = store.list_held(&id, object, token, limit)?;
+                entries.into_iter().map(|entry| line(entry, |object| Node::View { session, object })).collect()
             }
             Node::Control => Vec::new(),
             Node::Status | Node::Metrics | Node::Events(_) | Node::Info(_) => {

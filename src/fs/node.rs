@@ -17,12 +17,13 @@ pub(super) enum Node {
     Object(Ino),
     /// `.sessions`
     Sessions,
-    /// `.sessions/NAME` and, below it, each directory of the tree as that session sees it.
+    /// `.sessions/NAME` and, below it, what that session holds and the directories on the way. A lock has a
+    /// number of its own there, because who comes that way acts for the session.
     View {
         /// The number of the session.
         session: Ino,
-        /// The directory of the tree; the root for `.sessions/NAME` itself.
-        directory: Ino,
+        /// The object of the tree; the root for `.sessions/NAME` itself.
+        object: Ino,
     },
     /// `.lockfs`
     Control,

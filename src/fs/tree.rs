@@ -37,20 +37,15 @@ impl LockFs {
             Node::Sessions => {
                 let id = SessionId::parse(name.as_bytes()).map_err(|_| Refusal::NoEntry)?;
                 let session = self.service.store().session(&id)?.ok_or(Refusal::NoEntry)?;
-                Node::View { session: session.ino, directory: Ino::ROOT }
+                Node::View { session: session.ino, object: Ino::ROOT }
             }
-            Node::View { session, directory } => {
-                let attributes = self.at(directory, &name)?;
+            Node::View { session, object } => {
+                let attributes = self.at(object, &name)?;
                 if attributes.kind != Kind::Directory {
                     let view = self.service.store().view(attributes.ino)?.ok_or(Refusal::NoEntry)?;
-                    let own = view.session.is_some_and(|holder| holder.ino == session);
-                    return if own {
-                        Ok(Found { attributes, keep: Keep::No })
-                    } else {
-                        Err(Refusal::NoEntry.into())
-                    };
+                    view.session.filter(|holder| holder.ino == session).ok_or(Refusal::NoEntry)?;
                 }
-                Node::View { session, directory: attributes.ino }
+                Node::View { session, object: attributes.ino }
             }
             Node::Control => match name.as_bytes() {
                 b"status" => Node::Status,
@@ -83,17 +78,9 @@ impl LockFs {
     /// Where the entry `name` of `parent` is to change, and on whose behalf.
     pub(super) fn site(&self, who: Requester, parent: u64, name: &[u8]) -> Result<Site, Error> {
         let name = Name::parse(name)?;
-        let (caller, directory, view) = match self.node(parent)? {
-            Node::Object(directory) => (self.service.caller(who)?, directory, None),
-            Node::View { session, directory } => {
-                let session = self.session_at(session)?;
-                if who.uid != 0 && who.uid != session.uid {
-                    return Err(Refusal::NotPermitted.into());
-                }
-                (self.service.caller_in(who, &session.id), directory, Some(session.id))
-            }
-            _ => return Err(Error::Synthetic),
-        };
+        let node = self.node(parent)?;
+        let (directory, caller) = self.actor(who, node)?;
+        let view = matches!(node, Node::View { .. }).then(|| caller.session.id.clone());
         if directory == Ino::ROOT && [SESSIONS, WAIT, CONTROL].contains(&name.as_bytes()) {
             return Err(Error::Synthetic);
         }
@@ -107,25 +94,22 @@ impl LockFs {
         new: New,
         mode: u16,
     ) -> Result<Found, Error> {
-        let Site { caller, spot, view } = self.site(who, parent, name)?;
-        let made_in = spot.clone();
+        let Site { caller, spot, .. } = self.site(who, parent, name)?;
+        let name = spot.name.clone();
         let command = Command::Acquire { caller, spot, new, mode, existing: Existing::Refuse };
         let attributes = entry(self.service.step(who, command)?)?;
-        self.seen_at(parent, &made_in.name, view.is_some(), attributes)
+        self.made(parent, &name, attributes)
     }
 
-    /// What the kernel is told of an entry that was made: a directory in a session's view is a view.
-    fn seen_at(
-        &self,
-        parent: u64,
-        name: &Name,
-        in_view: bool,
-        attributes: Attributes,
-    ) -> Result<Found, Error> {
-        if in_view && attributes.kind == Kind::Directory {
-            return self.lookup(parent, name.as_bytes());
-        }
-        Ok(Found { attributes, keep: keep(&attributes, name) })
+    /// What the kernel is told of an entry that was made at a name of `parent`: in a session's view, a view.
+    pub(super) fn made(&self, parent: u64, name: &Name, attributes: Attributes) -> Result<Found, Error> {
+        let Node::View { session, .. } = self.node(parent)? else {
+            return Ok(Found { attributes, keep: keep(&attributes, name) });
+        };
+        let node = Node::View { session, object: attributes.ino };
+        self.nodes.remember(node);
+        let ino = Ino::from_u64(node.number());
+        Ok(Found { attributes: Attributes { ino, ..attributes }, keep: keep(&attributes, name) })
     }
 
     /// mknod(2) of a regular file.
@@ -147,7 +131,7 @@ impl LockFs {
             let Reply::Session(session) = self.service.step(who, Command::BeginSession { caller })? else {
                 return Err(Refusal::NoSession.into());
             };
-            let node = Node::View { session: session.ino, directory: Ino::ROOT };
+            let node = Node::View { session: session.ino, object: Ino::ROOT };
             let found = self.found(node)?;
             self.nodes.remember(node);
             return Ok(found);
@@ -175,12 +159,11 @@ impl LockFs {
     /// # Errors
     /// The law's refusals.
     pub fn link(&self, who: Requester, number: u64, parent: u64, name: &[u8]) -> Result<Found, Error> {
-        let Node::Object(ino) = self.node(number)? else {
-            return Err(Error::Synthetic);
-        };
+        let (ino, _) = self.actor(who, self.node(number)?)?;
         let Site { caller, spot, .. } = self.site(who, parent, name)?;
         let attributes = entry(self.service.step(who, Command::Link { caller, ino, spot })?)?;
-        Ok(Found { attributes, keep: Keep::No })
+        self.nodes.remember(self.node(number)?);
+        Ok(Found { attributes: Attributes { ino: Ino::from_u64(number), ..attributes }, keep: Keep::No })
     }
 
     /// readlink(2).
@@ -188,7 +171,7 @@ impl LockFs {
     /// # Errors
     /// [`Refusal::Gone`] where it is not there any more.
     pub fn readlink(&self, number: u64) -> Result<Vec<u8>, Error> {
-        let Node::Object(ino) = self.node(number)? else {
+        let (Node::Object(ino) | Node::View { object: ino, .. }) = self.node(number)? else {
             return Err(Error::WrongKind);
         };
         match self.service.store().view(ino)?.ok_or(Refusal::Gone)?.record.body {
@@ -288,21 +271,15 @@ impl LockFs {
         size: Option<u64>,
     ) -> Result<Found, Error> {
         let node = self.node(number)?;
-        let ino = match node {
-            Node::Object(ino) => ino,
-            Node::View { session, directory: Ino::ROOT } => {
-                if change.mode.is_some() || change.uid.is_some() || change.gid.is_some() || size.is_some() {
-                    return Err(Error::Synthetic);
-                }
-                let id = self.session_at(session)?.id;
-                let caller = self.service.caller_in(who, &id);
-                self.service.step(who, Command::TouchSession { caller, id, mtime: change.mtime })?;
-                return self.found(node);
+        let (ino, caller) = self.actor(who, node)?;
+        if let Node::View { object: Ino::ROOT, .. } = node {
+            if change.mode.is_some() || change.uid.is_some() || change.gid.is_some() || size.is_some() {
+                return Err(Error::Synthetic);
             }
-            Node::View { directory, .. } => directory,
-            _ => return Err(Error::Synthetic),
-        };
-        let caller = self.service.caller(who)?;
+            let id = caller.session.id.clone();
+            self.service.step(who, Command::TouchSession { caller, id, mtime: change.mtime })?;
+            return self.found(node);
+        }
         if let Some(size) = size {
             let command = Command::Truncate { caller: caller.clone(), ino, size };
             self.service.step(who, command)?;

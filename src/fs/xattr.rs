@@ -62,14 +62,11 @@ impl LockFs {
 
     fn subject(&self, number: u64) -> Result<Subject, Error> {
         Ok(match self.node(number)? {
-            Node::Object(ino) | Node::Info(ino) => {
-                Subject::Lock(Box::new(self.service.store().view(ino)?.ok_or(Refusal::Gone)?))
-            }
-            Node::View { session, directory: Ino::ROOT } => {
+            Node::View { session, object: Ino::ROOT } => {
                 Subject::Session(Box::new(self.session_at(session)?))
             }
-            Node::View { directory, .. } => {
-                Subject::Lock(Box::new(self.service.store().view(directory)?.ok_or(Refusal::Gone)?))
+            Node::Object(ino) | Node::Info(ino) | Node::View { object: ino, .. } => {
+                Subject::Lock(Box::new(self.service.store().view(ino)?.ok_or(Refusal::Gone)?))
             }
             Node::Sessions
             | Node::Control
@@ -144,38 +141,18 @@ impl LockFs {
         let text = std::str::from_utf8(value).map_err(|_| Error::BadValue)?;
         // What was written by a shell or read by getfattr may end with a line feed or, from C, with a NUL.
         let text = text.trim_end_matches(['\n', '\0']);
-        let caller = self.service.caller(who)?;
-        let command = self.setting(caller, number, name, text)?;
-        self.service.step(who, command)?;
-        Ok(())
-    }
-
-    fn setting(&self, caller: Caller, number: u64, name: &str, text: &str) -> Result<Command, Error> {
-        let ttl = || text.parse::<Ttl>().map_err(|_| Error::BadValue);
-        let ino = match self.node(number)? {
-            Node::Object(ino) => ino,
-            Node::View { session, directory: Ino::ROOT } => {
-                let id = self.session_at(session)?.id;
-                return match name {
-                    "ttl" => Ok(Command::SetSessionTtl { caller, id, ttl: ttl()? }),
-                    _ => Err(Error::ForeignAttribute),
-                };
-            }
-            Node::View { directory, .. } => directory,
-            _ => return Err(Error::Synthetic),
-        };
-        match name {
-            "ttl" => Ok(Command::SetTtl { caller, ino, ttl: ttl()? }),
-            DEFAULT_TTL => Ok(Command::SetDefaultTtl { caller, ino, ttl: Some(ttl()?) }),
-            "break" => {
-                let token: Token = text.parse().map_err(|_| Error::BadValue)?;
-                Ok(Command::Break { caller, ino, token })
-            }
-            _ => {
-                let heir = SessionId::parse(text.as_bytes()).map_err(|_| Error::BadValue)?;
-                Ok(Command::Transfer { caller, ino, heir })
-            }
+        let node = self.node(number)?;
+        let (ino, caller) = self.actor(who, node)?;
+        if let Node::View { object: Ino::ROOT, .. } = node {
+            let ("ttl", id) = (name, caller.session.id.clone()) else {
+                return Err(Error::ForeignAttribute);
+            };
+            let ttl = text.parse().map_err(|_| Error::BadValue)?;
+            self.service.step(who, Command::SetSessionTtl { caller, id, ttl })?;
+            return Ok(());
         }
+        self.service.step(who, setting(caller, ino, name, text)?)?;
+        Ok(())
     }
 
     /// Removes an extended attribute: of a directory its `default_ttl`; no other can be.
@@ -185,10 +162,10 @@ impl LockFs {
     pub fn removexattr(&self, who: Requester, number: u64, name: &[u8]) -> Result<(), Error> {
         let own = own_name(name)?;
         self.getxattr(number, name)?;
-        let (DEFAULT_TTL, Node::Object(ino)) = (own, self.node(number)?) else {
+        if own != DEFAULT_TTL {
             return Err(Error::ReadOnlyAttribute);
-        };
-        let caller = self.service.caller(who)?;
+        }
+        let (ino, caller) = self.actor(who, self.node(number)?)?;
         self.service.step(who, Command::SetDefaultTtl { caller, ino, ttl: None })?;
         Ok(())
     }
@@ -216,4 +193,21 @@ fn of_origin(session: &Session, name: &str) -> Option<String> {
 fn own_name(name: &[u8]) -> Result<&str, Error> {
     let name = std::str::from_utf8(name).ok();
     name.and_then(|name| name.strip_prefix(PREFIX)).ok_or(Error::ForeignAttribute)
+}
+
+/// What setting an attribute of an object comes to.
+fn setting(caller: Caller, ino: Ino, name: &str, text: &str) -> Result<Command, Error> {
+    let ttl = || text.parse::<Ttl>().map_err(|_| Error::BadValue);
+    match name {
+        "ttl" => Ok(Command::SetTtl { caller, ino, ttl: ttl()? }),
+        DEFAULT_TTL => Ok(Command::SetDefaultTtl { caller, ino, ttl: Some(ttl()?) }),
+        "break" => {
+            let token: Token = text.parse().map_err(|_| Error::BadValue)?;
+            Ok(Command::Break { caller, ino, token })
+        }
+        _ => {
+            let heir = SessionId::parse(text.as_bytes()).map_err(|_| Error::BadValue)?;
+            Ok(Command::Transfer { caller, ino, heir })
+        }
+    }
 }

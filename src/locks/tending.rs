@@ -58,7 +58,7 @@ impl LockService {
             if let SessionKind::Job(job) = &session.kind {
                 self.processes.recall(job);
             }
-            self.holders().watch(&session.id, &session.kind);
+            self.holders(|holders| holders.watch(&session.id, &session.kind));
         }
         let names = |sessions: Vec<Session>| sessions.into_iter().map(|session| session.id).collect::<Vec<_>>();
         for batch in names(ended).chunks(BATCH) {
@@ -76,14 +76,17 @@ impl LockService {
     /// # Errors
     /// [`StoreError`]: the store can't say; what could not be done is due again.
     pub fn tend(&self) -> Result<Duration, StoreError> {
-        for (id, steps) in self.holders().unknown() {
+        for (id, steps) in self.holders(|holders| holders.unknown()) {
             let ttl = self.store.shortest_ttl(&id)?;
-            self.holders().learn(&id, steps, ttl);
+            self.holders(|holders| holders.learn(&id, steps, ttl));
         }
-        let jobs = self.holders().jobs();
+        let jobs = self.holders(|holders| holders.jobs());
         let dead = jobs.into_iter().filter(|(_, job)| !self.processes.is_alive(job));
         let dead: HashSet<SessionId> = dead.map(|(id, _)| id).collect();
-        let Chores { renew, ended } = self.holders().tick(self.store.now().boot, PERIOD, &dead);
+        let Chores { renew, ended } = {
+            let now = self.store.now().boot;
+            self.holders(|holders| holders.tick(now, PERIOD, &dead))
+        };
         for batch in renew.chunks(BATCH) {
             self.store.execute(&Command::Renew { sessions: batch.to_vec() })?.ok();
         }
@@ -93,7 +96,7 @@ impl LockService {
             batch.iter().for_each(|(_, job)| self.processes.forget(job));
         }
         self.store.execute(&Command::Sweep { limit: SWEEP_MAX })?.ok();
-        Ok(if self.holders().is_empty() { IDLE_PERIOD } else { PERIOD })
+        Ok(if self.holders(|holders| holders.is_empty()) { IDLE_PERIOD } else { PERIOD })
     }
 }
 

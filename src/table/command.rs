@@ -3,9 +3,7 @@
 use std::sync::Arc;
 
 use crate::clock::WallTime;
-use crate::lock::{
-    Attributes, Event, Ino, Login, Name, Origin, Session, SessionId, SessionKind, Token, Ttl,
-};
+use crate::lock::{Attributes, Event, Ino, Login, Name, Origin, Session, SessionId, SessionKind, Token, Ttl};
 
 /// The session that a caller speaks for, and how to begin it where it does not exist yet.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -362,7 +360,7 @@ pub enum Change {
 pub struct Step {
     /// Its answer.
     pub outcome: Outcome,
-    /// What it changed. A refused step may have found something past its deadline.
+    /// What it changed, each thing once. A refused step may have found something past its deadline.
     pub changes: Vec<Change>,
     /// What happened.
     pub events: Vec<Event>,

@@ -14,6 +14,10 @@ impl LockTable {
         data: &[u8],
     ) -> Outcome {
         let length = self.note_of(now, ino)?.len();
+        // write(2) of no bytes does nothing, also beyond the end.
+        if data.is_empty() {
+            return Ok(Reply::Entry(self.attributes_of(ino)));
+        }
         let start = offset.map_or(Some(length), |offset| usize::try_from(offset).ok());
         let end = start.and_then(|start| start.checked_add(data.len()));
         let (Some(start), Some(end)) = (start, end.filter(|end| *end <= NOTE_MAX)) else {
@@ -79,9 +83,13 @@ impl LockTable {
         }
         self.claim_to_change(now, caller, ino)?;
         let record = self.record_mut(ino);
-        record.ttl = ttl;
+        let before = std::mem::replace(&mut record.ttl, ttl);
         record.seen = now.boot;
         record.ctime = now.wall;
+        if let Some(group) = record.session.clone().and_then(|id| self.sessions.get_mut(&id)) {
+            group.leave(ino, before);
+            group.enter(ino, ttl);
+        }
         self.schedule(ino);
         Ok(Reply::Entry(self.attributes_of(ino)))
     }

@@ -2,8 +2,8 @@
 
 use super::holder::Standing;
 use super::{
-    Caller, Change, Directory, Existing, LockTable, New, Object, Opening, Outcome, Refusal, RenameMode, Reply,
-    Spot,
+    Caller, Change, Directory, Existing, LockTable, New, Object, Opening, Outcome, Refusal, RenameMode,
+    Reply, Spot,
 };
 use crate::clock::Now;
 use crate::lock::{Body, EventKind, Ino, Kind, Record, SessionId, Ttl};
@@ -13,8 +13,13 @@ const SETGID: u16 = 0o2000;
 impl LockTable {
     /// What stands at a spot, if it is alive. What is dead there is removed.
     fn find(&mut self, now: Now, spot: &Spot) -> Result<Option<Ino>, Refusal> {
-        let directory = self.live(spot.parent, now).ok_or(Refusal::NoEntry)?.directory.as_ref();
-        let entry = directory.ok_or(Refusal::NotDirectory)?.by_name.get(&spot.name);
+        let parent = self.live(spot.parent, now).ok_or(Refusal::NoEntry)?;
+        let directory = parent.directory.as_ref().ok_or(Refusal::NotDirectory)?;
+        // Removed, and open still: nothing can be made in it any more, as in rmdir(2).
+        if parent.record.places.is_empty() && spot.parent != Ino::ROOT {
+            return Err(Refusal::NoEntry);
+        }
+        let entry = directory.by_name.get(&spot.name);
         let Some(&(_, ino)) = entry else {
             return Ok(None);
         };
@@ -81,7 +86,7 @@ impl LockTable {
             ctime: now.wall,
             since: now.wall,
             session: None,
-            ttl: self.ttl_of_new(spot, kind, caller.session.ttl),
+            ttl: self.ttl_of_new(spot, kind, self.sessions[id].session.ttl),
             seen: now.boot,
         };
         let directory = (kind == Kind::Directory).then(Directory::default);
@@ -119,7 +124,7 @@ impl LockTable {
         if self.is_directory(ino) {
             return Err(Refusal::IsDirectory);
         }
-        self.may_remove(caller, ino, spot)?;
+        self.may_remove(now, caller, ino, spot)?;
         self.release(now, ino, spot);
         Ok(Reply::Done)
     }
@@ -129,7 +134,7 @@ impl LockTable {
         if !self.is_directory(ino) {
             return Err(Refusal::NotDirectory);
         }
-        self.may_remove(caller, ino, spot)?;
+        self.may_remove(now, caller, ino, spot)?;
         if self.has_entries(now, ino) {
             return Err(Refusal::NotEmpty);
         }
@@ -153,7 +158,7 @@ impl LockTable {
         if self.find(now, spot)?.is_some() {
             return Err(Refusal::Exists);
         }
-        let standing = self.may_remove(caller, ino, spot)?;
+        let standing = self.may_link(caller, ino)?;
         self.keep_or_take(now, caller, ino, standing)?;
         // Whoever gets a name gets a token above those of all who had the name before.
         self.add_name(now, ino, spot);
@@ -200,10 +205,7 @@ impl LockTable {
         let source = self.find(now, from)?.ok_or(Refusal::NoEntry)?;
         let goal = self.find(now, to)?;
         if let Some(heir) = heir {
-            let group = self.live_session(heir, now).ok_or(Refusal::NoSession)?;
-            if caller.uid != 0 && caller.uid != group.session.uid {
-                return Err(Refusal::NotPermitted);
-            }
+            self.own_session(now, Some(caller), heir)?;
         }
         if goal.is_some() && mode == RenameMode::NoReplace {
             return Err(Refusal::Exists);
@@ -216,7 +218,7 @@ impl LockTable {
             }
             return Ok(Reply::Entry(self.attributes_of(source)));
         }
-        let standing = self.may_remove(caller, source, from)?;
+        let standing = self.may_remove(now, caller, source, from)?;
         if to.parent == source || Some(from.parent) == goal {
             return Err(if mode == RenameMode::Replace && Some(from.parent) == goal {
                 Refusal::NotEmpty
@@ -230,19 +232,20 @@ impl LockTable {
         match (goal, mode) {
             (None, RenameMode::Exchange) => return Err(Refusal::NoEntry),
             (Some(goal), RenameMode::Exchange) => {
-                let goal_standing = self.may_remove(caller, goal, to)?;
+                let goal_standing = self.may_remove(now, caller, goal, to)?;
                 if self.has_entries(now, goal) {
                     return Err(Refusal::Busy(None));
                 }
+                // Nothing is refused any more once a name has gone.
                 self.keep_or_take(now, caller, goal, goal_standing)?;
-                self.leave_name(now, goal, to);
                 self.keep_or_take(now, caller, source, standing)?;
+                self.leave_name(now, goal, to);
                 self.leave_name(now, source, from);
                 self.add_name(now, goal, from);
             }
             (goal, _) => {
                 if let Some(goal) = goal {
-                    self.may_remove(caller, goal, to)?;
+                    self.may_remove(now, caller, goal, to)?;
                     match (self.is_directory(source), self.is_directory(goal)) {
                         (true, false) => return Err(Refusal::NotDirectory),
                         (false, true) => return Err(Refusal::IsDirectory),

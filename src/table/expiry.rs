@@ -2,7 +2,7 @@
 
 use super::{LockTable, Object, Outcome, Reply};
 use crate::clock::{BootTime, Now};
-use crate::lock::{EventKind, Ino, SessionId};
+use crate::lock::{EventKind, Ino, SessionId, Ttl};
 
 impl LockTable {
     /// When an object expires, or `None` for never: its ttl after the later of its own and its session's
@@ -19,13 +19,28 @@ impl LockTable {
 
     /// Whether an object is past its deadline. A directory is not while something alive stands in it.
     pub(super) fn is_dead(&self, object: &Object, now: Now) -> bool {
-        let passed = self.deadline(object).is_some_and(|deadline| deadline <= now.boot);
-        passed && !self.has_live_entries(object, now)
+        self.has_passed(object, now) && !self.has_live_entries(object, now)
     }
 
+    fn has_passed(&self, object: &Object, now: Now) -> bool {
+        self.deadline(object).is_some_and(|deadline| deadline <= now.boot)
+    }
+
+    /// Whether something alive stands in a directory, however far down: users can nest deeper than a stack.
     pub(super) fn has_live_entries(&self, object: &Object, now: Now) -> bool {
-        let entries = object.directory.iter().flat_map(|directory| directory.by_cookie.values());
-        entries.into_iter().any(|(_, ino)| self.live(*ino, now).is_some())
+        let mut past = vec![object];
+        while let Some(object) = past.pop() {
+            let entries = object.directory.iter().flat_map(|directory| directory.by_cookie.values());
+            for entry in entries.filter_map(|(_, ino)| self.object(*ino)) {
+                if !self.has_passed(entry, now) {
+                    return true;
+                }
+                if entry.directory.is_some() {
+                    past.push(entry);
+                }
+            }
+        }
+        false
     }
 
     /// The object of that number, if it is there and not dead.
@@ -58,9 +73,22 @@ impl LockTable {
         self.end_by_force(now, ino, EventKind::Expire);
     }
 
-    /// Takes a lock from its session: it expired, or was broken.
+    /// Takes a lock from its session: it expired, or was broken. What is in it is dead.
     pub(super) fn end_by_force(&mut self, now: Now, ino: Ino, why: EventKind) {
-        self.reap_entries(now, ino);
+        let mut ends = vec![ino];
+        let mut next = 0;
+        while let Some(directory) = ends.get(next).map(|ino| self.directory(*ino)) {
+            let entries = directory.into_iter().flat_map(|directory| directory.by_cookie.values());
+            ends.extend(entries.map(|(_, entry)| *entry));
+            next += 1;
+        }
+        // The deepest first; of two names of one object the second time finds nothing.
+        for end in ends.into_iter().rev() {
+            self.end_one(now, end, if end == ino { why } else { EventKind::Expire });
+        }
+    }
+
+    fn end_one(&mut self, now: Now, ino: Ino, why: EventKind) {
         let spots: Vec<_> = self.spots(ino).collect();
         for spot in &spots {
             let path = self.path_at(spot.parent, &spot.name);
@@ -77,9 +105,26 @@ impl LockTable {
     pub(super) fn reap_entries(&mut self, now: Now, ino: Ino) {
         let entries = self.directory(ino).map(|directory| directory.by_cookie.values());
         let entries: Vec<Ino> = entries.into_iter().flatten().map(|(_, entry)| *entry).collect();
-        for entry in entries {
-            if self.object(entry).is_some_and(|object| self.is_dead(object, now)) {
-                self.reap(now, entry);
+        self.reap_all(now, entries);
+    }
+
+    /// Removes what is dead among what a session holds, so that seeing the session brings nothing back.
+    pub(super) fn reap_held(&mut self, now: Now, id: &SessionId) {
+        let Some(group) = self.sessions.get(id) else {
+            return;
+        };
+        // Deadlines count from here, or later: where the shortest has not passed, none has.
+        let earliest = group.shortest_ttl().and_then(Ttl::span).map(|span| group.session.seen + span);
+        if earliest.is_some_and(|earliest| earliest <= now.boot) {
+            let held = group.holds.iter().copied().collect();
+            self.reap_all(now, held);
+        }
+    }
+
+    fn reap_all(&mut self, now: Now, objects: Vec<Ino>) {
+        for ino in objects {
+            if self.object(ino).is_some_and(|object| self.is_dead(object, now)) {
+                self.reap(now, ino);
             }
         }
     }
@@ -87,35 +132,28 @@ impl LockTable {
     /// Removes locks past their deadline, the longest dead first, and sessions that nobody needs any more.
     pub(super) fn sweep(&mut self, now: Now, limit: usize) -> Outcome {
         let mut swept = 0;
-        let mut spared = Vec::new();
         while swept < limit
             && let Some(&(at, ino)) = self.checks.first()
             && at <= now.boot
         {
             self.unschedule(ino);
             let object = self.object(ino).expect("what is scheduled is in the table");
-            if self.is_dead(object, now) {
+            if !self.has_passed(object, now) {
+                self.schedule(ino);
+            } else if object.directory.as_ref().is_none_or(|directory| directory.by_cookie.is_empty()) {
                 self.reap(now, ino);
                 swept += 1;
-            } else if self.deadline(object).is_some_and(|deadline| deadline <= now.boot) {
-                spared.push(ino);
-            } else {
-                self.schedule(ino);
             }
+            // Else a directory with entries: alive, or they are due as well, and it is when the last has gone.
         }
-        // Directories past their deadline with something alive in them: looked at again by the next sweep.
-        for ino in spared {
-            self.schedule(ino);
-        }
-        let idle: Vec<SessionId> = self.idle_sessions(now).take(limit.saturating_sub(swept)).collect();
-        for id in &idle {
-            self.forget_session(now, id);
-        }
-        Ok(Reply::Count(swept + idle.len()))
+        self.settle_sessions(now);
+        swept += self.sweep_sessions(now, limit - swept);
+        Ok(Reply::Count(swept))
     }
 
     /// When the next sweep is due at the latest.
     pub fn next_check(&self) -> Option<BootTime> {
-        self.checks.first().map(|(at, _)| *at)
+        let firsts = [self.checks.first(), self.session_checks.first()];
+        firsts.into_iter().flatten().map(|(at, _)| *at).min()
     }
 }

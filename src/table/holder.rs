@@ -2,7 +2,7 @@
 
 use super::{Caller, Change, LockTable, Object, Refusal, Spot};
 use crate::clock::Now;
-use crate::lock::{EventKind, Ino, SessionId, SessionKind};
+use crate::lock::{EventKind, Ino, Session, SessionId, SessionKind};
 
 /// How a caller stands to a lock.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -21,6 +21,11 @@ pub(super) enum Standing {
 }
 
 impl LockTable {
+    /// A job's processes may run as several users; a named session is its owner's, whoever knows the name.
+    pub(super) fn may_speak_for(caller: &Caller, session: &Session) -> bool {
+        session.kind != SessionKind::Named || caller.uid == session.uid || caller.uid == 0
+    }
+
     pub(super) fn standing(&self, caller: &Caller, object: &Object) -> Standing {
         let record = &object.record;
         let same_user = caller.uid == record.uid || caller.uid == 0;
@@ -28,7 +33,7 @@ impl LockTable {
             return if same_user { Standing::Holder } else { Standing::Stranger };
         };
         let session = &group.session;
-        if session.id == caller.session.id {
+        if session.id == caller.session.id && Self::may_speak_for(caller, session) {
             return Standing::Holder;
         }
         if !same_user {
@@ -58,22 +63,39 @@ impl LockTable {
     }
 
     /// Lets the caller take the name away from the object, or says why not.
-    pub(super) fn may_remove(&self, caller: &Caller, ino: Ino, spot: &Spot) -> Result<Standing, Refusal> {
+    pub(super) fn may_remove(
+        &self,
+        now: Now,
+        caller: &Caller,
+        ino: Ino,
+        spot: &Spot,
+    ) -> Result<Standing, Refusal> {
         let object = self.object(ino).expect("the caller looked the object up in this step");
-        let standing = self.standing(caller, object);
-        match standing {
-            Standing::Holder | Standing::Successor | Standing::Peer { held: false } => Ok(standing),
-            Standing::Peer { held: true } | Standing::Stranger if self.has_lost(caller, spot) => {
+        match self.standing(caller, object) {
+            // Whatever its rights are: what it means to remove is a lock that it has not got any more.
+            standing if standing != Standing::Holder && self.has_lost(now, caller, spot) => {
                 Err(Refusal::Lost)
             }
             Standing::Peer { held: true } | Standing::Stranger => {
                 Err(Refusal::Held(object.record.session.clone()))
             }
+            standing => Ok(standing),
         }
     }
 
-    fn has_lost(&self, caller: &Caller, spot: &Spot) -> bool {
-        self.sessions.get(&caller.session.id).is_some_and(|group| {
+    /// Lets the caller give the object one more name, or says why not: who may remove a lock may move it.
+    pub(super) fn may_link(&self, caller: &Caller, ino: Ino) -> Result<Standing, Refusal> {
+        let object = self.object(ino).expect("the caller looked the object up in this step");
+        match self.standing(caller, object) {
+            Standing::Peer { held: true } | Standing::Stranger => {
+                Err(Refusal::Held(object.record.session.clone()))
+            }
+            standing => Ok(standing),
+        }
+    }
+
+    fn has_lost(&self, now: Now, caller: &Caller, spot: &Spot) -> bool {
+        self.live_session(&caller.session.id, now).is_some_and(|group| {
             group.session.lost.iter().any(|(parent, name)| *parent == spot.parent && *name == spot.name)
         })
     }
@@ -85,8 +107,11 @@ impl LockTable {
         Ok(())
     }
 
-    /// Hands an object to a session that exists, with a new token.
+    /// Hands an object to a session that exists, with a new token. What it holds already is left alone.
     pub(super) fn hand_to(&mut self, now: Now, ino: Ino, heir: &SessionId) {
+        if self.object(ino).is_some_and(|object| object.record.session.as_ref() == Some(heir)) {
+            return;
+        }
         self.leave_session(ino);
         self.join_session(ino, heir);
         let token = self.next_token();
@@ -94,32 +119,37 @@ impl LockTable {
         record.token = token;
         record.seen = now.boot;
         self.schedule(ino);
+        let spots: Vec<Spot> = self.spots(ino).collect();
+        for spot in &spots {
+            self.forget_loss(heir, spot);
+        }
         let path = self.path_of(ino);
         self.tell(now, EventKind::Transfer, path, ino);
     }
 
     /// Enters an object among what a session holds.
     pub(super) fn join_session(&mut self, ino: Ino, id: &SessionId) {
-        self.record_mut(ino).session = Some(id.clone());
+        let record = self.record_mut(ino);
+        record.session = Some(id.clone());
+        let ttl = record.ttl;
         let group = self.sessions.get_mut(id).expect("the caller ensured the session in this step");
-        group.holds.insert(ino);
+        group.enter(ino, ttl);
     }
 
-    /// Takes an object from what its session holds. An implicit session that holds nothing and whose job
-    /// has ended goes with its last lock.
+    /// Takes an object from what its session holds: nobody does then, until the caller says who.
     pub(super) fn leave_session(&mut self, ino: Ino) {
-        let Some(id) = self.object(ino).and_then(|object| object.record.session.clone()) else {
+        let Some(object) = self.objects.get_mut(&ino) else {
             return;
         };
-        let Some(group) = self.sessions.get_mut(&id) else {
+        let Some(id) = object.record.session.take() else {
             return;
         };
-        group.holds.remove(&ino);
-        if group.holds.is_empty() && group.session.ended {
-            let number = group.session.ino;
-            self.sessions.remove(&id);
-            self.session_numbers.remove(&number);
-            self.changes.push(Change::Session(id));
+        let ttl = object.record.ttl;
+        self.changes.push(Change::Object(ino));
+        let group = self.sessions.get_mut(&id).expect("the session of a lock is in the table");
+        group.leave(ino, ttl);
+        if group.holds.is_empty() {
+            self.emptied.push(id);
         }
     }
 }

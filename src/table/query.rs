@@ -112,7 +112,11 @@ impl LockTable {
         let Some(group) = self.sessions.get(id) else {
             return false;
         };
-        group.holds.iter().any(|held| self.live(*held, now).is_some() && self.is_at_or_below(*held, ino))
+        let mut held = group.holds.iter().filter_map(|held| self.live(*held, now));
+        held.any(|object| {
+            let mut places = object.record.places.iter();
+            object.record.ino == ino || places.any(|place| self.is_at_or_below(place.parent, ino))
+        })
     }
 
     fn is_at_or_below(&self, ino: Ino, above: Ino) -> bool {
@@ -152,9 +156,7 @@ impl LockTable {
                         break;
                     }
                     let parent = self.object(place.parent);
-                    step = parent.and_then(|object| {
-                        Some((object.record.places.first()?, place.parent))
-                    });
+                    step = parent.and_then(|object| Some((object.record.places.first()?, place.parent)));
                 }
             }
         }
@@ -170,8 +172,7 @@ impl LockTable {
     /// The shortest ttl among what a session holds and its own: how often it must be renewed.
     pub fn shortest_ttl(&self, id: &SessionId) -> Option<Ttl> {
         let group = self.sessions.get(id)?;
-        let held = group.holds.iter().filter_map(|ino| self.object(*ino)).map(|object| object.record.ttl);
-        held.chain([group.session.ttl]).min()
+        Some(group.shortest_ttl().map_or(group.session.ttl, |held| held.min(group.session.ttl)))
     }
 
     /// How many, and how often.

@@ -1,44 +1,122 @@
 //! Sessions: begin, end, hand over, renew.
 
-use std::collections::BTreeSet;
 use std::time::Duration;
 
 use super::{Begin, Caller, Change, Group, LockTable, Outcome, Refusal, Reply, Spot};
-use crate::clock::{Now, WallTime};
+use crate::clock::{BootTime, Now, WallTime};
 use crate::lock::{EventKind, Ino, Session, SessionId, SessionKind, Token, Ttl};
 
 /// Moves of `seen` below this are not written: an acquire would else write its session as well as its lock.
 const SEEN_GRAIN: Duration = Duration::from_secs(1);
 
+/// The grain of what expires sooner than eight seconds is this part of its ttl.
+const SEEN_PART: u32 = 8;
+
 /// How many lost names a session remembers.
 const LOST_MAX: usize = 1_000;
 
+/// How much longer than its ttl a session that lost something is remembered, to be told.
+const LOST_KEPT: Duration = Duration::from_secs(86_400);
+
 impl LockTable {
-    /// The session of that name, unless it is idle past its time and only waits to be swept.
+    /// The session of that name, unless it is over and only waits to be swept.
     pub(super) fn live_session(&self, id: &SessionId, now: Now) -> Option<&Group> {
-        self.sessions.get(id).filter(|group| !Self::is_idle(group, now))
+        self.sessions.get(id).filter(|group| !self.is_over(group, now))
     }
 
-    /// Whether a session holds nothing, and was last seen longer than its ttl ago.
-    fn is_idle(group: &Group, now: Now) -> bool {
-        let span = group.session.ttl.span();
-        group.holds.is_empty() && span.is_some_and(|span| group.session.seen + span <= now.boot)
+    /// Whether a session holds nothing, and nobody needs it: its job has ended, or it was last seen too
+    /// long ago.
+    fn is_over(&self, group: &Group, now: Now) -> bool {
+        let ended = group.session.ended || Self::ends_at(group).is_some_and(|end| end <= now.boot);
+        ended && !self.holds_live(group, now)
     }
 
-    pub(super) fn idle_sessions(&self, now: Now) -> impl Iterator<Item = SessionId> {
-        let idle = self.sessions.values().filter(move |group| Self::is_idle(group, now));
-        idle.map(|group| group.session.id.clone())
+    fn holds_live(&self, group: &Group, now: Now) -> bool {
+        group.holds.iter().any(|ino| self.live(*ino, now).is_some())
+    }
+
+    /// When a session that holds nothing alive is over: what it still holds then, it will have lost.
+    fn ends_at(group: &Group) -> Option<BootTime> {
+        let kept = match group.session.lost.is_empty() && group.holds.is_empty() {
+            true => Duration::ZERO,
+            false => LOST_KEPT,
+        };
+        Some(Self::lapses_at(group)? + kept)
+    }
+
+    /// When a session that holds nothing alive may be begun anew.
+    fn lapses_at(group: &Group) -> Option<BootTime> {
+        Some(group.session.seen + group.session.ttl.span()?)
+    }
+
+    /// At the end of a step: a session whose job has ended goes with its last lock, others after a while.
+    pub(super) fn settle_sessions(&mut self, now: Now) {
+        for id in std::mem::take(&mut self.emptied) {
+            let Some(group) = self.sessions.get(&id).filter(|group| group.holds.is_empty()) else {
+                continue;
+            };
+            if group.session.ended {
+                self.forget_session(now, &id);
+            } else {
+                self.schedule_session(&id);
+            }
+        }
+    }
+
+    /// Plans the next look at a session that holds nothing: when it lapses as it is known now, or earlier.
+    pub(super) fn schedule_session(&mut self, id: &SessionId) {
+        let Some(group) = self.sessions.get(id).filter(|group| group.holds.is_empty()) else {
+            return;
+        };
+        if let Some(at) = Self::lapses_at(group)
+            && group.check_at.is_none_or(|check| check > at)
+        {
+            self.check_session_at(id, Some(at));
+        }
+    }
+
+    fn check_session_at(&mut self, id: &SessionId, at: Option<BootTime>) {
+        let group = self.sessions.get_mut(id).expect("the caller looked the session up in this step");
+        if let Some(before) = std::mem::replace(&mut group.check_at, at) {
+            self.session_checks.remove(&(before, group.session.ino));
+        }
+        self.session_checks.extend(at.map(|at| (at, group.session.ino)));
+    }
+
+    /// Forgets at most `limit` sessions that are over, and says how many.
+    pub(super) fn sweep_sessions(&mut self, now: Now, limit: usize) -> usize {
+        let mut swept = 0;
+        while swept < limit
+            && let Some(&(at, number)) = self.session_checks.first()
+            && at <= now.boot
+        {
+            let id = self.session_numbers[&number].clone();
+            self.check_session_at(&id, None);
+            let group = &self.sessions[&id];
+            // One that holds something is planned again when it has let go of it.
+            if !group.holds.is_empty() {
+                continue;
+            }
+            if self.is_over(group, now) {
+                self.forget_session(now, &id);
+                swept += 1;
+            } else {
+                let end = Self::ends_at(group);
+                self.check_session_at(&id, end);
+            }
+        }
+        swept
     }
 
     /// Makes sure that the caller's session exists, is the caller's, and was seen now.
     pub(super) fn ensure_session(&mut self, now: Now, caller: &Caller) -> Result<(), Refusal> {
         let id = &caller.session.id;
         match self.live_session(id, now) {
+            Some(group) if !Self::may_speak_for(caller, &group.session) => Err(Refusal::NotPermitted),
             Some(group) => {
-                let session = &group.session;
-                let own = caller.uid == session.uid || caller.uid == 0;
-                if session.kind == SessionKind::Named && !own {
-                    return Err(Refusal::NotPermitted);
+                // What acquires is alive, whatever was taken for its job's end.
+                if group.session.ended {
+                    self.session_mut(id).ended = false;
                 }
                 self.see(now, id);
                 Ok(())
@@ -53,7 +131,6 @@ impl LockTable {
 
     fn insert_session(&mut self, now: Now, caller: &Caller) {
         let claimant = &caller.session;
-        self.forget_session(now, &claimant.id);
         let session = Session {
             id: claimant.id.clone(),
             ino: Ino::from(self.next_token()),
@@ -69,22 +146,43 @@ impl LockTable {
             ended: false,
             lost: Vec::new(),
         };
+        self.enter_session(now, session);
+    }
+
+    /// Enters a session that begins, in the place of one that is over.
+    fn enter_session(&mut self, now: Now, session: Session) {
         let id = session.id.clone();
         let named = session.kind == SessionKind::Named;
+        self.reap_held(now, &id);
+        self.forget_session(now, &id);
         self.session_numbers.insert(session.ino, id.clone());
-        self.sessions.insert(id.clone(), Group { session, holds: BTreeSet::new() });
+        self.sessions.insert(id.clone(), Group::new(session));
         self.changes.push(Change::Session(id.clone()));
         if named {
             self.tell_of_session(now, EventKind::Begin, &id);
         }
+        self.emptied.push(id);
     }
 
     /// Notes that a session's holder is alive.
     pub(super) fn see(&mut self, now: Now, id: &SessionId) {
-        let session = self.sessions.get(id).map(|group| &group.session);
-        if session.is_some_and(|session| now.boot.since(session.seen) >= SEEN_GRAIN) {
-            self.session_mut(id).seen = now.boot;
+        self.reap_held(now, id);
+        let Some(group) = self.sessions.get(id) else {
+            return;
+        };
+        let shortest = group.shortest_ttl().and_then(Ttl::span);
+        let grain = shortest.map_or(SEEN_GRAIN, |span| SEEN_GRAIN.min(span / SEEN_PART));
+        if now.boot.since(group.session.seen) >= grain {
+            self.see_exactly(now, id);
         }
+    }
+
+    /// The same, to the nanosecond. What had expired before stays so.
+    fn see_exactly(&mut self, now: Now, id: &SessionId) -> &mut Session {
+        self.reap_held(now, id);
+        let session = self.session_mut(id);
+        session.seen = now.boot;
+        session
     }
 
     pub(super) fn note_loss(&mut self, id: &SessionId, spots: &[Spot]) {
@@ -109,6 +207,9 @@ impl LockTable {
         if let Some(group) = self.sessions.remove(id) {
             debug_assert!(group.holds.is_empty(), "a session that holds locks is not forgotten");
             self.session_numbers.remove(&group.session.ino);
+            if let Some(at) = group.check_at {
+                self.session_checks.remove(&(at, group.session.ino));
+            }
             self.changes.push(Change::Session(id.clone()));
             if group.session.kind == SessionKind::Named {
                 self.tell_of_session(now, EventKind::End, id);
@@ -117,11 +218,16 @@ impl LockTable {
     }
 
     pub(super) fn begin_session(&mut self, now: Now, caller: &Caller) -> Outcome {
-        if self.live_session(&caller.session.id, now).is_some() {
-            return Err(Refusal::Exists);
+        let id = &caller.session.id;
+        if let Some(group) = self.live_session(id, now) {
+            // One that is only kept to be told what it lost gives way, to its owner.
+            let lapsed = Self::lapses_at(group).is_some_and(|lapse| lapse <= now.boot);
+            if !lapsed || self.holds_live(group, now) || !Self::may_decide(caller, &group.session) {
+                return Err(Refusal::Exists);
+            }
         }
         self.insert_session(now, caller);
-        self.reply_session(&caller.session.id)
+        self.reply_session(id)
     }
 
     fn reply_session(&self, id: &SessionId) -> Outcome {
@@ -129,16 +235,27 @@ impl LockTable {
     }
 
     /// The session, if the caller may decide about it.
-    fn own_session(&self, now: Now, caller: Option<&Caller>, id: &SessionId) -> Result<&Group, Refusal> {
+    pub(super) fn own_session(
+        &self,
+        now: Now,
+        caller: Option<&Caller>,
+        id: &SessionId,
+    ) -> Result<&Group, Refusal> {
         let group = self.live_session(id, now).ok_or(Refusal::NoSession)?;
-        match caller {
-            Some(caller) if caller.uid != 0 && caller.uid != group.session.uid => Err(Refusal::NotPermitted),
-            _ => Ok(group),
+        match caller.is_none_or(|caller| Self::may_decide(caller, &group.session)) {
+            true => Ok(group),
+            false => Err(Refusal::NotPermitted),
         }
     }
 
+    pub(super) fn may_decide(caller: &Caller, session: &Session) -> bool {
+        caller.uid == 0 || caller.uid == session.uid
+    }
+
     pub(super) fn end_session(&mut self, now: Now, caller: Option<&Caller>, id: &SessionId) -> Outcome {
-        let holds: Vec<Ino> = self.own_session(now, caller, id)?.holds.iter().copied().collect();
+        self.own_session(now, caller, id)?;
+        self.reap_held(now, id);
+        let holds = self.sessions[id].holds.clone();
         let (mut directories, others): (Vec<Ino>, Vec<Ino>) =
             holds.into_iter().partition(|ino| self.directory(*ino).is_some());
         for ino in others {
@@ -153,7 +270,6 @@ impl LockTable {
                 self.release_all_names(now, ino);
             } else if self.object(ino).is_some() {
                 self.leave_session(ino);
-                self.record_mut(ino).session = None;
                 self.schedule(ino);
             }
         }
@@ -185,28 +301,32 @@ impl LockTable {
         from: &SessionId,
         to: &SessionId,
     ) -> Outcome {
-        let giver = self.own_session(now, Some(caller), from)?;
+        self.own_session(now, Some(caller), from)?;
         if from == to {
             return self.reply_session(to);
         }
-        let (number, holds) = (giver.session.ino, giver.holds.clone());
         let moves = match self.own_session(now, Some(caller), to) {
             Ok(_) => false,
             Err(Refusal::NoSession) => true,
             Err(refusal) => return Err(refusal),
         };
+        self.reap_held(now, from);
+        let giver = &self.sessions[from];
+        let (number, holds) = (giver.session.ino, giver.holds.clone());
         if moves {
-            self.insert_session(now, caller);
+            // A directory that moves to a new name keeps its number, its owner and its times; what was lost
+            // under the old name stays lost under the new one.
+            let mut heir = Session { id: to.clone(), kind: SessionKind::Named, ..giver.session.clone() };
+            heir.ended = false;
+            heir.seen = now.boot;
+            self.enter_session(now, heir);
         }
         for ino in holds {
             self.hand_to(now, ino, to);
         }
         self.see(now, to);
         self.forget_session(now, from);
-        // A directory that moves to a new name keeps its number.
         if moves {
-            let unused = std::mem::replace(&mut self.session_mut(to).ino, number);
-            self.session_numbers.remove(&unused);
             self.session_numbers.insert(number, to.clone());
         }
         self.reply_session(to)
@@ -220,17 +340,15 @@ impl LockTable {
         mtime: Option<WallTime>,
     ) -> Outcome {
         self.own_session(now, Some(caller), id)?;
-        let session = self.session_mut(id);
-        session.seen = now.boot;
+        let session = self.see_exactly(now, id);
         session.mtime = mtime.unwrap_or(session.mtime);
         self.reply_session(id)
     }
 
     pub(super) fn set_session_ttl(&mut self, now: Now, caller: &Caller, id: &SessionId, ttl: Ttl) -> Outcome {
         self.own_session(now, Some(caller), id)?;
-        let session = self.session_mut(id);
-        session.seen = now.boot;
-        session.ttl = ttl;
+        self.see_exactly(now, id).ttl = ttl;
+        self.schedule_session(id);
         self.reply_session(id)
     }
 
@@ -269,27 +387,22 @@ impl LockTable {
         let mut found = 0;
         for id in sessions {
             if self.live_session(id, now).is_some() {
-                self.session_mut(id).seen = now.boot;
+                self.see_exactly(now, id);
                 found += 1;
             }
         }
         Ok(Reply::Count(found))
     }
 
-    pub(super) fn mark_ended(&mut self, sessions: &[SessionId]) -> Outcome {
+    pub(super) fn mark_ended(&mut self, now: Now, sessions: &[SessionId]) -> Outcome {
         let mut found = 0;
         for id in sessions {
-            let Some(group) = self.sessions.get(id).filter(|group| !group.session.ended) else {
-                continue;
-            };
-            found += 1;
-            if group.holds.is_empty() {
-                let number = group.session.ino;
-                self.sessions.remove(id);
-                self.session_numbers.remove(&number);
-                self.changes.push(Change::Session(id.clone()));
-            } else {
+            let group = self.live_session(id, now).filter(|group| !group.session.ended);
+            // Only a job can end by itself.
+            if group.is_some_and(|group| matches!(group.session.kind, SessionKind::Job(_))) {
                 self.session_mut(id).ended = true;
+                self.emptied.push(id.clone());
+                found += 1;
             }
         }
         Ok(Reply::Count(found))

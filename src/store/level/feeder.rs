@@ -1,7 +1,7 @@
 //! The thread that moves batches from the journal to LevelDB, so that no commit waits for a compaction.
 //!
-//! It owns LevelDB. It gets sealed journal segments, oldest first; of each it syncs the file, drops all but the last change
-//! of a key (a lock taken and released within a segment never reaches LevelDB), writes the rest, and deletes the segment.
+//! It owns LevelDB. It gets sealed journal segments, oldest first; it syncs those that wait, drops all but the last change
+//! of a key (a lock taken and released within a segment never reaches LevelDB), writes the rest, and deletes the segments.
 //! Nothing waits for it: while it is behind, the journal grows. It also lays out the empty files of the next segments, so
 //! that no commit creates one.
 //!
@@ -25,6 +25,8 @@ use crate::store::level::tables::{Live, Meta, Tables};
 
 /// How much LevelDB gets in one batch.
 const FEED_BYTES: usize = if cfg!(test) { 4 << 10 } else { 256 << 10 };
+/// How much of the journal is fed in one go, if so much waits: the more, the fewer and narrower the writes.
+const FEED_TOGETHER_BYTES: u64 = if cfg!(test) { 40 << 10 } else { 64 << 20 };
 const SPARES: usize = 2;
 const SPACE_RETRY: Duration = Duration::from_secs(1);
 
@@ -44,6 +46,8 @@ pub(crate) struct Sealed {
     pub(crate) segment: SegmentFile,
     /// Its last batch.
     pub(crate) last: u64,
+    /// Its length in bytes.
+    pub(crate) len: u64,
 }
 
 #[derive(Debug, Default)]
@@ -205,52 +209,67 @@ struct Worker {
 
 impl Worker {
     fn work(&mut self) -> Result<(), Flaw> {
-        while let Some(sealed) = self.next_sealed() {
+        while let Some(waiting) = self.next_feed() {
             self.lay_out_spares()?;
-            if !self.feed(&sealed)? {
+            if !self.feed(&waiting)? {
                 return Ok(());
             }
         }
         Ok(())
     }
 
-    /// Waits for a segment; `None` to stop.
-    fn next_sealed(&self) -> Option<Sealed> {
+    /// Waits for segments; `None` to stop.
+    fn next_feed(&self) -> Option<Vec<Sealed>> {
         let mut mail = self.mailbox.lock();
-        loop {
-            if mail.is_stopping {
-                return None;
-            }
-            match mail.sealed.pop_front() {
-                Some(sealed) => return Some(sealed),
-                None => mail = self.mailbox.bell.wait(mail).unwrap_or_else(PoisonError::into_inner),
-            }
+        while mail.sealed.is_empty() && !mail.is_stopping {
+            mail = self.mailbox.bell.wait(mail).unwrap_or_else(PoisonError::into_inner);
         }
+        if mail.is_stopping {
+            return None;
+        }
+        let (mut taken, mut bytes, mut last) = (Vec::new(), 0, 0);
+        // A feed that was interrupted must be covered by one: its changes of a key may come from any of its batches.
+        while let Some(next) = mail.sealed.pop_front() {
+            if !taken.is_empty() && last >= self.tables.feeding() && bytes + next.len > FEED_TOGETHER_BYTES {
+                mail.sealed.push_front(next);
+                break;
+            }
+            (bytes, last) = (bytes + next.len, next.last);
+            taken.push(next);
+        }
+        Some(taken)
     }
 
-    /// Feeds one segment; false if it was interrupted by `stop`, which loses nothing.
-    fn feed(&mut self, sealed: &Sealed) -> Result<bool, Flaw> {
-        let Sealed { segment: SegmentFile { number, file }, last } = sealed;
-        let path = segment_path(&self.dir, *number);
-        // The journal first: LevelDB must never know of a batch that a power cut can take out of the journal.
-        file.sync_data().map_err(io_flaw("sync", &path))?;
-        let segment = Segment::read(&self.dir, *number, self.store)?;
-        if segment.end != End::Whole || segment.last() != Some(*last) {
-            return Err(Flaw::Damaged(format!("{} changed while it was in use", path.display())));
+    /// Feeds some segments; false if it was interrupted by `stop`, which loses nothing.
+    fn feed(&mut self, waiting: &[Sealed]) -> Result<bool, Flaw> {
+        let mut segments = Vec::with_capacity(waiting.len());
+        for Sealed { segment: SegmentFile { number, file }, last, .. } in waiting {
+            let path = segment_path(&self.dir, *number);
+            // The journal first: LevelDB must never know of a batch that a power cut can take out of the journal.
+            file.sync_data().map_err(io_flaw("sync", &path))?;
+            let segment = Segment::read(&self.dir, *number, self.store)?;
+            if segment.end != End::Whole || segment.last() != Some(*last) {
+                return Err(Flaw::Damaged(format!("{} changed while it was in use", path.display())));
+            }
+            segments.push(segment);
         }
-        if *last > self.tables.applied() && !self.feed_changes(&segment, *last)? {
+        let last = waiting.last().map_or(0, |sealed| sealed.last);
+        if last > self.tables.applied() && !self.feed_changes(&segments, last)? {
             return Ok(false);
         }
-        // The tail names a newer segment since before this one was sealed; make that durable before the name goes.
+        // The tail names a newer segment since before these were sealed; make that durable before the names go.
         self.tail.sync_data().map_err(io_flaw("sync", &self.dir.join("tail")))?;
-        fs::remove_file(&path).map_err(io_flaw("delete", &path))?;
+        for segment in segments {
+            let path = segment_path(&self.dir, segment.number);
+            fs::remove_file(&path).map_err(io_flaw("delete", &path))?;
+        }
         Ok(true)
     }
 
-    fn feed_changes(&mut self, segment: &Segment, last: u64) -> Result<bool, Flaw> {
+    fn feed_changes(&mut self, segments: &[Segment], last: u64) -> Result<bool, Flaw> {
         let applied = self.tables.applied();
         let mut changes = HashMap::new();
-        for (_, batch) in segment.batches().filter(|(number, _)| *number > applied) {
+        for (_, batch) in segments.iter().flat_map(Segment::batches).filter(|(number, _)| *number > applied) {
             for change in batch {
                 let (key, frame) = change?;
                 changes.insert(key, frame);
@@ -260,23 +279,19 @@ impl Worker {
         let mut changes: Vec<Change<'_>> = changes.into_iter().collect();
         changes.sort_unstable_by_key(|(key, _)| *key);
 
-        self.tables.begin_feed(last);
+        self.tables.begin_feed(last, &changes)?;
         let mut rest = &changes[..];
-        loop {
-            let (batch, later) = rest.split_at(fitting(rest));
-            rest = later;
-            if rest.is_empty() {
-                self.tables.end_feed();
-            }
+        while !rest.is_empty() {
             if !self.wait_for_space()? {
                 return Ok(false);
             }
+            let (batch, later) = rest.split_at(fitting(rest));
             self.tables.write(batch)?;
-            if rest.is_empty() {
-                return Ok(true);
-            }
             self.lay_out_spares()?;
+            rest = later;
         }
+        self.tables.end_feed()?;
+        Ok(true)
     }
 
     /// Waits until LevelDB has room to work; false to stop.

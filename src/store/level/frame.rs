@@ -66,6 +66,16 @@ impl RecordHash {
         z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
         Self(z ^ (z >> 31))
     }
+
+    /// As two words, low first.
+    pub(crate) fn to_words(self) -> [u32; 2] {
+        [self.0 as u32, (self.0 >> 32) as u32]
+    }
+
+    /// From two words, low first.
+    pub(crate) fn from_words([low, high]: [u32; 2]) -> Self {
+        Self(u64::from(low) | u64::from(high) << 32)
+    }
 }
 
 /// How many records are live, and the exclusive or of their hashes.

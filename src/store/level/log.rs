@@ -122,7 +122,8 @@ impl BatchLog {
             if let Some((_, len)) = verdict.cut.filter(|(cut, _)| *cut == number) {
                 file.set_len(len).and_then(|()| file.sync_all()).map_err(io_flaw("truncate", &path))?;
             }
-            sealed.push(Sealed { segment: SegmentFile { number, file }, last });
+            let len = file.metadata().map_err(io_flaw("stat", &path))?.len();
+            sealed.push(Sealed { segment: SegmentFile { number, file }, last, len });
         }
 
         // Nothing is appended to what a crash may have left: a new segment begins.
@@ -263,9 +264,9 @@ impl BatchLog {
         }
         self.state.segment = spare.number;
         self.tail.write(&self.state)?;
-        self.segment_len = header.len() as u64;
+        let len = std::mem::replace(&mut self.segment_len, header.len() as u64);
         let segment = std::mem::replace(&mut self.segment, spare);
-        self.feeder.feed(Sealed { segment, last: self.state.last });
+        self.feeder.feed(Sealed { segment, last: self.state.last, len });
         Ok(())
     }
 

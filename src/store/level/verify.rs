@@ -5,11 +5,12 @@
 //! boot id allow them to end there. `tail.rs` has the table of what is allowed; everything else is damage.
 
 use std::collections::BTreeMap;
+use std::ops::RangeInclusive;
 
 use crate::store::level::error::{Flaw, LevelError};
 use crate::store::level::frame::open_frame;
 use crate::store::level::home::Home;
-use crate::store::level::journal::{End, Header, Segment};
+use crate::store::level::journal::{Change, End, Header, Segment};
 use crate::store::level::log::Durability;
 use crate::store::level::scan;
 use crate::store::level::tables::{self, Live, Meta, Record};
@@ -64,7 +65,16 @@ fn read_and_judge(home: &Home, store: u64) -> Result<Verified, Flaw> {
         home.segments()?.into_iter().map(|number| Segment::read(home.dir(), number, store)).collect();
     let segments = segments?;
     let verdict = judge(&segments, &tail, meta.applied, meta.feeding, BootId::current())?;
-    let records = replay(records, &segments, &verdict, meta.applied)?;
+    let fed = changes(&segments, &verdict, meta.applied + 1..=meta.feeding)?;
+    let (found, expected) = (live.print_after(fed.into_iter()), meta.print);
+    if found != expected {
+        let (found, expected, differ) = (found.count, expected.count, found.count != expected.count);
+        let how = if differ { "" } else { ", but not the same" };
+        return Err(Flaw::Damaged(format!(
+            "the tables hold {found} records where {expected} are expected{how}"
+        )));
+    }
+    let records = merge(records, changes(&segments, &verdict, meta.applied + 1..=u64::MAX)?)?;
     Ok(Verified { records, live, meta, tail, verdict })
 }
 
@@ -168,37 +178,39 @@ fn judge(
     Ok(verdict)
 }
 
-/// The records of the tables with the journal's changes since `applied` on top.
-fn replay(
-    records: Vec<Record>,
-    segments: &[Segment],
+/// The last change of each key in some batches, a put as its frame.
+fn changes<'a>(
+    segments: &'a [Segment],
     verdict: &Verdict,
-    applied: u64,
-) -> Result<Vec<Record>, Flaw> {
-    let mut changes = BTreeMap::new();
-    for segment in segments.iter().filter(|segment| !verdict.discard.contains(&segment.number)) {
-        for (_, batch) in segment.batches().filter(|(number, _)| *number > applied) {
-            for change in batch {
-                let (key, frame) = change?;
-                changes.insert(key, frame.map(|frame| open_frame(key, frame)).transpose()?);
-            }
-        }
-    }
+    numbers: RangeInclusive<u64>,
+) -> Result<BTreeMap<&'a [u8], Option<&'a [u8]>>, Flaw> {
+    let kept = segments.iter().filter(|segment| !verdict.discard.contains(&segment.number));
+    let batches = kept.flat_map(Segment::batches).filter(|(number, _)| numbers.contains(number));
+    batches.flat_map(|(_, batch)| batch).collect()
+}
+
+/// The records with the changes on top.
+fn merge(records: Vec<Record>, changes: BTreeMap<&[u8], Option<&[u8]>>) -> Result<Vec<Record>, Flaw> {
     if changes.is_empty() {
         return Ok(records);
     }
     let mut merged = Vec::with_capacity(records.len() + changes.len());
+    let put = |merged: &mut Vec<Record>, (key, frame): Change<'_>| -> Result<(), Flaw> {
+        if let Some(frame) = frame {
+            merged.push((key.to_vec(), open_frame(key, frame)?.to_vec()));
+        }
+        Ok(())
+    };
     let mut changes = changes.into_iter().peekable();
-    let put = |(key, value): (&[u8], Option<&[u8]>)| value.map(|value| (key.to_vec(), value.to_vec()));
     for record in records {
         while let Some(change) = changes.next_if(|(key, _)| *key < &record.0[..]) {
-            merged.extend(put(change));
+            put(&mut merged, change)?;
         }
         match changes.next_if(|(key, _)| *key == &record.0[..]) {
-            Some(change) => merged.extend(put(change)),
+            Some(change) => put(&mut merged, change)?,
             None => merged.push(record),
         }
     }
-    merged.extend(changes.filter_map(put));
+    changes.try_for_each(|change| put(&mut merged, change))?;
     Ok(merged)
 }
