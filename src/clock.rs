@@ -154,10 +154,7 @@ impl Clock for SystemClock {
     fn now(&self) -> Now {
         let boot = read_clock(libc::CLOCK_BOOTTIME);
         let wall = read_clock(libc::CLOCK_REALTIME);
-        Now {
-            boot: BootTime(boot.secs.unsigned_abs() * 1_000_000_000 + u64::from(boot.nanos)),
-            wall,
-        }
+        Now { boot: BootTime(boot.secs.unsigned_abs() * 1_000_000_000 + u64::from(boot.nanos)), wall }
     }
 }
 

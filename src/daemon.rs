@@ -80,7 +80,8 @@ pub fn serve(settings: &Settings, ready: impl FnOnce()) -> Result<(), Error> {
     let clock: Arc<dyn Clock> = Arc::new(SystemClock);
     let store = Arc::new(open(settings, Arc::clone(&clock))?);
     let host: HostId = settings.host_id.parse().map_err(Error::Host)?;
-    let service = LockService::new(Arc::clone(&store) as Arc<dyn LockStore>, Processes::new(host)?, settings.ttl);
+    let service =
+        LockService::new(Arc::clone(&store) as Arc<dyn LockStore>, Processes::new(host)?, settings.ttl);
     let service = Arc::new(service);
     service.take_up()?;
     let fs = LockFs::new(Arc::clone(&service), about(settings, clock.as_ref()));

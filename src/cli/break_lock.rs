@@ -1,7 +1,7 @@
 //! `lockfs break`: end someone else's lock on purpose, and only the one that was seen.
 
 use std::io::{self, BufRead, ErrorKind, IsTerminal, Write};
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use clap::Args;
 
@@ -66,8 +66,7 @@ impl Break {
 /// A symlink has no `user.*` attributes (xattr(7)): what describes it takes the word for it.
 fn end(place: &Place, token: &str) -> io::Result<()> {
     if std::fs::symlink_metadata(place.path())?.is_symlink() {
-        let info = place.mount.path(Path::new(".lockfs/info").join(&place.name));
-        return xattr::set(&info, "break", token);
+        return xattr::set(&place.info(), "break", token);
     }
     xattr::set(&place.path(), "break", token)
 }

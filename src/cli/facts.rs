@@ -2,7 +2,7 @@
 //!
 //! The extended attributes of the lock say it all. Two kinds of caller can't read them: `user.*` attributes
 //! exist on regular files and directories only, and need read permission (xattr(7)). For a symlink, and for
-//! the file of someone who keeps it private, `.lockfs/info/<path>` says the same as `key: value` lines.
+//! the file of someone who keeps it private, `.lockfs/info/<path>` has the same ones.
 
 use std::collections::HashMap;
 use std::fs::{File, OpenOptions};
@@ -36,31 +36,28 @@ impl Facts {
     /// more); others when it can't be asked.
     pub(crate) fn read(place: &Place) -> io::Result<Self> {
         let handle = Handle::open(&place.path())?;
-        if handle.is_symlink()? {
-            return Self::from_info(place);
+        if !handle.is_symlink()? {
+            match Self::of(&handle) {
+                Err(error) if error.kind() == ErrorKind::PermissionDenied => {}
+                read => return read,
+            }
         }
+        Self::of(&Handle::open(&place.info())?)
+    }
+
+    fn of(handle: &Handle) -> io::Result<Self> {
         let mut facts = Self::default();
         for name in NAMES {
             match xattr::get(&handle.path(), name) {
                 Ok(value) => _ = facts.values.insert((*name).to_owned(), value),
-                Err(error) if error.kind() == ErrorKind::PermissionDenied => return Self::from_info(place),
-                Err(error) if is_gone(&error) => return Err(error),
-                // ENODATA, for which there is no kind: a plain directory has no ttl, an unseen holder no pid.
+                Err(error) if is_gone(&error) || error.kind() == ErrorKind::PermissionDenied => {
+                    return Err(error);
+                }
+                // ENODATA, for which there is no kind: what nobody holds has no owner.
                 Err(_) => {}
             }
         }
         Ok(facts)
-    }
-
-    fn from_info(place: &Place) -> io::Result<Self> {
-        let text = std::fs::read(place.mount.path(Path::new(".lockfs/info").join(&place.name)))?;
-        Ok(Self::parse(&String::from_utf8_lossy(&text)))
-    }
-
-    /// Takes `key: value` lines.
-    fn parse(text: &str) -> Self {
-        let pairs = text.lines().filter_map(|line| line.split_once(':'));
-        Self { values: pairs.map(|(key, value)| (key.trim().to_owned(), value.trim().to_owned())).collect() }
     }
 
     /// The attribute `name`; `None` where the mount does not say.
@@ -75,7 +72,7 @@ impl Facts {
 
     /// Who holds it: `alice@dev1 make[4711]`, or with the session where no process is known.
     pub(crate) fn holder(&self) -> String {
-        let owner = self.get("owner").or_else(|| self.get("holder")).unwrap_or("nobody");
+        let owner = self.get("owner").unwrap_or("nobody");
         let holder = match (self.get("pid"), self.get("session")) {
             (Some(pid), _) if pid != "0" => format!("{owner} {}[{pid}]", self.get("command").unwrap_or("")),
             (_, Some(session)) => format!("{owner} {session}"),
@@ -95,9 +92,7 @@ impl Facts {
             None => TtlLeft::Unknown,
             Some("never") => TtlLeft::Never,
             // As a number of seconds, whole or not; older words for it, as 4m58s, are shown as they are.
-            Some(text) => {
-                text.parse::<f64>().map_or(TtlLeft::Unknown, |left| TtlLeft::Seconds(left.max(0.0) as u64))
-            }
+            Some(seconds) => seconds.parse().map_or(TtlLeft::Unknown, TtlLeft::Seconds),
         }
     }
 
@@ -190,13 +185,23 @@ mod tests {
         }
     }
 
+    fn facts(values: &[(&str, &str)]) -> Facts {
+        Facts {
+            values: values.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect(),
+        }
+    }
+
     #[test]
-    fn the_lines_of_info_are_facts() {
-        let facts = Facts::parse(
-            "lock: build/web\nowner: alice@dev1\npid: 4711\ncommand: make\nttl: 298\n\
-             since: 2031-05-04T03:02:01Z\nwaiting: 0\nhost:\n",
-        );
-        assert_eq!(facts.holder(), "alice@dev1 make[4711]");
+    fn facts_make_a_sentence() {
+        let facts = facts(&[
+            ("owner", "alice@dev1"),
+            ("pid", "4711"),
+            ("command", "make"),
+            ("ttl", "298"),
+            ("since", "2031-05-04T03:02:01Z"),
+            ("waiting", "0"),
+            ("host", ""),
+        ]);
         assert_eq!(facts.ttl(), TtlLeft::Seconds(298));
         assert_eq!(facts.age(parse_time("2031-05-04T03:02:11Z").unwrap()), Some(10));
         assert_eq!((facts.get("host"), facts.number("waiting")), (None, Some(0)));
@@ -208,7 +213,8 @@ mod tests {
 
     #[test]
     fn a_holder_without_a_process_is_its_session() {
-        let facts = Facts::parse("owner: alice@dev1\nsession: agent\x1b\npid: 0\nttl: never");
+        let facts =
+            facts(&[("owner", "alice@dev1"), ("session", "agent\x1b"), ("pid", "0"), ("ttl", "never")]);
         assert_eq!(facts.holder(), "alice@dev1 agent\\u{1b}");
         assert_eq!(facts.ttl(), TtlLeft::Never);
     }

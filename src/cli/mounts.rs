@@ -55,6 +55,20 @@ impl Place {
         self.mount.path(&self.name)
     }
 
+    /// The name of the lock: of one that is named by its session, the name in the tree.
+    pub(crate) fn lock(&self) -> &Path {
+        let in_session = self.name.strip_prefix(".sessions").ok().and_then(|rest| {
+            let mut parts = rest.components();
+            parts.next().map(|_session| parts.as_path())
+        });
+        in_session.unwrap_or(&self.name)
+    }
+
+    /// The file that says everything of its lock.
+    pub(crate) fn info(&self) -> PathBuf {
+        self.mount.path(Path::new(".lockfs/info").join(self.lock()))
+    }
+
     /// Its name as it is shown.
     pub(crate) fn shown(&self) -> String {
         shown(&self.name)
@@ -288,6 +302,15 @@ mod tests {
         }
         assert_eq!(place_in(&root.join("real/.."), &mounts).unwrap(), None);
         assert!(place_in(&root.join("loop/x"), &mounts).is_err());
+    }
+
+    #[test]
+    fn a_lock_that_is_named_by_its_session_is_the_one_in_the_tree() {
+        let lock = |name: &str| Place { mount: mount(1, "/locks"), name: name.into() }.lock().to_owned();
+        assert_eq!(lock("build/web"), Path::new("build/web"));
+        assert_eq!(lock(".sessions/agent-7/build/web"), Path::new("build/web"));
+        assert_eq!(lock(".sessions/agent-7"), Path::new(""));
+        assert_eq!(lock(".sessions"), Path::new(".sessions"));
     }
 
     #[test]

@@ -173,7 +173,7 @@ enum Release {
 impl Claim {
     fn acquire(place: &Place, session: Option<&SessionName>) -> Result<Attempt, Failure> {
         let path = match session {
-            Some(session) => session.directory(&place.mount).join(&place.name),
+            Some(session) => session.directory(&place.mount).join(place.lock()),
             None => place.path(),
         };
         let name = place.shown();

@@ -74,11 +74,14 @@ pub(super) fn describe(view: &View, now: Now, scope: &str) -> Vec<u8> {
 pub(super) fn info(view: &View, now: Now, scope: &str) -> Vec<u8> {
     let mut lines = Lines(String::from_utf8_lossy(&describe(view, now, scope)).into_owned());
     let record = &view.record;
-    lines.add("kind", match record.body.kind() {
-        Kind::File => "file",
-        Kind::Directory => "directory",
-        Kind::Symlink => "symlink",
-    });
+    lines.add(
+        "kind",
+        match record.body.kind() {
+            Kind::File => "file",
+            Kind::Directory => "directory",
+            Kind::Symlink => "symlink",
+        },
+    );
     lines.add("inode", record.ino);
     lines.add("names", record.places.len());
     lines.add("mode", format_args!("{:04o}", record.mode));

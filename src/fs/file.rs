@@ -82,9 +82,7 @@ impl LockFs {
                 return Err(Error::Synthetic);
             }
             Node::Status => self.text(describe::status(&self.about, self.service.store())),
-            Node::Metrics => {
-                self.text(describe::metrics(&self.about, self.service.store(), &self.meters)?)
-            }
+            Node::Metrics => self.text(describe::metrics(&self.about, self.service.store(), &self.meters)?),
             Node::Info(ino) => {
                 let view = self.service.store().view(ino)?.ok_or(Refusal::Gone)?;
                 self.text(describe::info(&view, self.service.store().now(), self.scope()))
@@ -139,13 +137,7 @@ impl LockFs {
 
     /// The description of an empty lock; nothing for its holder, and of what nobody holds. One reading from
     /// the beginning to the end is of one moment.
-    fn description(
-        &self,
-        who: Requester,
-        view: &View,
-        handle: u64,
-        offset: u64,
-    ) -> Result<Arc<[u8]>, Error> {
+    fn description(&self, who: Requester, view: &View, handle: u64, offset: u64) -> Result<Arc<[u8]>, Error> {
         let Some(session) = &view.session else {
             return Ok(Arc::default());
         };
@@ -166,13 +158,7 @@ impl LockFs {
     ///
     /// # Errors
     /// The law's refusals.
-    pub fn write(
-        &self,
-        who: Requester,
-        number: u64,
-        offset: Option<u64>,
-        data: &[u8],
-    ) -> Result<(), Error> {
+    pub fn write(&self, who: Requester, number: u64, offset: Option<u64>, data: &[u8]) -> Result<(), Error> {
         let (ino, caller) = self.actor(who, self.node(number)?)?;
         self.service.step(who, Command::Write { caller, ino, offset, data: data.to_vec() })?;
         Ok(())

@@ -54,12 +54,7 @@ impl LockFs {
         Ok(listing)
     }
 
-    fn entries_of(
-        &self,
-        node: Node,
-        after: Option<u64>,
-        limit: usize,
-    ) -> Result<Vec<DirectoryEntry>, Error> {
+    fn entries_of(&self, node: Node, after: Option<u64>, limit: usize) -> Result<Vec<DirectoryEntry>, Error> {
         let store = self.service.store();
         let token = after.map(Token::from_u64);
         Ok(match node {
@@ -97,7 +92,10 @@ impl LockFs {
             Node::View { session, object } => {
                 let id = self.session_at(session)?.id;
                 let entries = store.list_held(&id, object, token, limit)?;
-                entries.into_iter().map(|entry| line(entry, |object| Node::View { session, object })).collect()
+                entries
+                    .into_iter()
+                    .map(|entry| line(entry, |object| Node::View { session, object }))
+                    .collect()
             }
             Node::Control => Vec::new(),
             Node::Status | Node::Metrics | Node::Events(_) | Node::Info(_) => {

@@ -5,7 +5,8 @@ use super::{Error, Found, Keep, LockFs};
 use crate::lock::{Attributes, Ino, Kind, Name, SessionId};
 use crate::locks::{Denial, Requester};
 use crate::table::{
-    AttributeChange, Begin, Caller, Claimant, Command, Existing, New, Opening, Refusal, RenameMode, Reply, Spot,
+    AttributeChange, Begin, Caller, Claimant, Command, Existing, New, Opening, Refusal, RenameMode, Reply,
+    Spot,
 };
 
 const SESSIONS: &[u8] = b".sessions";

@@ -14,7 +14,8 @@ const PREFIX: &str = "user.lock.";
 
 /// The attributes that a lock has for reading, in the order of their listing.
 const READABLE: [&str; 12] = [
-    "owner", "session", "ttl", "expires", "token", "host", "pid", "command", "since", "scope", "state", "waiting",
+    "owner", "session", "ttl", "expires", "token", "host", "pid", "command", "since", "scope", "state",
+    "waiting",
 ];
 
 const DEFAULT_TTL: &str = "default_ttl";

@@ -123,7 +123,8 @@ impl Unmounter {
         if is_root() {
             return detach(&self.0);
         }
-        let status = std::process::Command::new("fusermount3").args(["-u", "-z", "--"]).arg(&self.0).status()?;
+        let status =
+            std::process::Command::new("fusermount3").args(["-u", "-z", "--"]).arg(&self.0).status()?;
         if status.success() { Ok(()) } else { Err(io::Error::other(format!("fusermount3 -u: {status}"))) }
     }
 }
@@ -179,9 +180,8 @@ fn mount_as_root(mountpoint: &Path, options: &MountOptions) -> Result<OwnedFd, (
     let (source, target) = (string(SUBTYPE.as_bytes())?, string(mountpoint.as_os_str().as_bytes())?);
     let (kind, data) = (string(format!("fuse.{SUBTYPE}").as_bytes())?, string(data.as_bytes())?);
     // SAFETY: every pointer is to a string that ends with NUL and lives until the call returns.
-    let answer = unsafe {
-        libc::mount(source.as_ptr(), target.as_ptr(), kind.as_ptr(), flags, data.as_ptr().cast())
-    };
+    let answer =
+        unsafe { libc::mount(source.as_ptr(), target.as_ptr(), kind.as_ptr(), flags, data.as_ptr().cast()) };
     match answer {
         0 => Ok(device),
         _ => Err(("mount", io::Error::last_os_error())),

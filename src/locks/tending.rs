@@ -60,7 +60,8 @@ impl LockService {
             }
             self.holders(|holders| holders.watch(&session.id, &session.kind));
         }
-        let names = |sessions: Vec<Session>| sessions.into_iter().map(|session| session.id).collect::<Vec<_>>();
+        let names =
+            |sessions: Vec<Session>| sessions.into_iter().map(|session| session.id).collect::<Vec<_>>();
         for batch in names(ended).chunks(BATCH) {
             self.store.execute(&Command::MarkEnded { sessions: batch.to_vec() })?.ok();
         }

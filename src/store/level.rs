@@ -31,8 +31,8 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 pub(crate) use self::error::LevelError;
-pub(crate) use self::log::{Durability, Report, check, set_aside};
 use self::log::{BatchLog, Opened};
+pub(crate) use self::log::{Durability, Report, check, set_aside};
 use self::space::{Space, Writer};
 use super::local::{Journal, TableStore};
 use super::{Health, StoreError};
@@ -109,7 +109,8 @@ impl LevelStore {
             let objects = objects.into_iter().map(Change::Object);
             let changes: Vec<Change> = objects.chain(sessions.into_iter().map(Change::Session)).collect();
             for batch in changes.chunks(BATCH) {
-                let writes: Vec<Write> = batch.iter().map(|change| codec::write(&table, change, now)).collect();
+                let writes: Vec<Write> =
+                    batch.iter().map(|change| codec::write(&table, change, now)).collect();
                 log.commit(&borrowed(&writes))?;
             }
             log.commit(&[(codec::BOOT, Some(boot.as_str().as_bytes()))])?;
@@ -185,7 +186,10 @@ impl Journal for LevelJournal {
             backend: "leveldb",
             scope: "host",
             trouble: writing.failed.clone(),
-            details: vec![("data_dir", self.dir.display().to_string()), ("durability", durability.to_owned())],
+            details: vec![
+                ("data_dir", self.dir.display().to_string()),
+                ("durability", durability.to_owned()),
+            ],
         }
     }
 }

@@ -52,6 +52,8 @@ impl FailStop {
 
     /// Passes on the outcome of `act` on `path`, and trips if it is an error.
     fn watch<T>(&self, act: &str, path: &Path, outcome: io::Result<T>) -> io::Result<T> {
+        #[cfg(test)]
+        tests::TRACE.with_borrow_mut(|trace| trace.push((act.to_owned(), path.to_owned())));
         outcome.inspect_err(|e| {
             let what = format!("{act} {}", path.display());
             let _ = self.first.set(match e.raw_os_error() {
@@ -250,5 +252,85 @@ impl Write for GuardedWriter {
     fn flush(&mut self) -> io::Result<()> {
         self.stop.check()?;
         self.stop.watch("sync", &self.path, self.file.sync_data())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::cell::RefCell;
+    use std::collections::BTreeSet;
+
+    use super::*;
+    use crate::store::level::tables::{Live, Meta, Tables};
+
+    thread_local! {
+        /// Every call that was made, in order.
+        pub(super) static TRACE: RefCell<Vec<(String, PathBuf)>> = const { RefCell::new(Vec::new()) };
+    }
+
+    fn trace_in(dir: &Path) -> Vec<String> {
+        let name = |path: PathBuf| path.strip_prefix(dir).unwrap().display().to_string();
+        TRACE.take().into_iter().map(|(act, path)| format!("{act} {}", name(path))).collect()
+    }
+
+    #[test]
+    fn what_is_said_to_be_durable_is_synced_and_so_are_names() {
+        let dir = tempfile::tempdir().unwrap();
+        let env = GuardedEnv::new(Rc::default());
+        let [a, b] = ["a", "b"].map(|name| dir.path().join(name));
+        TRACE.take();
+        let mut file = env.open_writable_file(&a).unwrap();
+        file.write_all(b"x").unwrap();
+        file.flush().unwrap();
+        assert_eq!(trace_in(dir.path()), ["create a", "sync ", "write a", "sync a"]);
+        env.rename(&a, &b).unwrap();
+        assert_eq!(trace_in(dir.path()), ["sync a", "rename a", "sync "]);
+    }
+
+    #[test]
+    fn after_the_first_error_nothing_more_is_written_renamed_or_deleted() {
+        let dir = tempfile::tempdir().unwrap();
+        let env = GuardedEnv::new(Rc::default());
+        let [a, b] = ["a", "b"].map(|name| dir.path().join(name));
+        let mut sound = env.open_writable_file(&a).unwrap();
+        sound.write_all(b"before").unwrap();
+        // Its every write fails: full(4).
+        assert!(env.open_writable_file(Path::new("/dev/full")).unwrap().write_all(b"x").is_err());
+        assert!(sound.write_all(b"after").is_err());
+        assert!(sound.flush().is_err());
+        assert!(env.rename(&a, &b).is_err());
+        assert!(env.delete(&a).is_err());
+        assert!(env.open_writable_file(&b).is_err());
+        assert_eq!(fs::read(&a).unwrap(), b"before");
+        assert!(!b.exists());
+    }
+
+    #[test]
+    fn leveldb_renames_and_deletes_nothing_while_a_write_is_not_synced() {
+        let dir = tempfile::tempdir().unwrap();
+        Tables::create(dir.path(), 1).unwrap();
+        TRACE.take();
+        let meta = Meta { store: 1, ..Meta::default() };
+        let mut tables = Tables::open(dir.path(), Live::new(), meta).unwrap();
+        for n in 0..400_u32 {
+            let keys = [n % 77, n % 13 + 100].map(|n| n.to_string().into_bytes());
+            let value = [n as u8; 300];
+            let changes = keys.each_ref().map(|key| (&key[..], Some(&value[..])));
+            tables.write(&changes).unwrap();
+        }
+        let (mut dirty, mut compactions) = (BTreeSet::new(), 0);
+        for (act, path) in TRACE.take() {
+            match act.as_str() {
+                "write" => drop(dirty.insert(path)),
+                "sync" => drop(dirty.remove(&path)),
+                "rename" | "delete" => {
+                    assert!(dirty.is_empty(), "{act} {path:?} while not synced: {dirty:?}");
+                    compactions += 1;
+                }
+                _ => {}
+            }
+        }
+        assert!(compactions > 20, "{compactions}");
+        assert!(dirty.is_empty(), "never synced: {dirty:?}");
     }
 }

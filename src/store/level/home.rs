@@ -206,6 +206,19 @@ pub(crate) fn sync_dir(dir: &Path) -> io::Result<()> {
     File::open(dir)?.sync_all()
 }
 
+/// fdatasync(2).
+pub(crate) fn sync_data(file: &File) -> io::Result<()> {
+    #[cfg(test)]
+    SYNCS.set(SYNCS.get() + 1);
+    file.sync_data()
+}
+
+#[cfg(test)]
+thread_local! {
+    /// How often this thread has called `sync_data`.
+    pub(crate) static SYNCS: std::cell::Cell<u32> = const { std::cell::Cell::new(0) };
+}
+
 /// Creates `path` with `bytes`, synced; its name is not, see [`sync_dir`].
 fn write_synced(path: &Path, bytes: &[u8]) -> Result<(), Flaw> {
     let write = || -> io::Result<()> {

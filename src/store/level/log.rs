@@ -20,7 +20,7 @@ use std::path::{Path, PathBuf};
 
 use crate::store::level::error::{Flaw, LevelError, io_flaw};
 use crate::store::level::feeder::{Feeder, Sealed, SegmentFile, Start};
-use crate::store::level::home::{Home, State, sync_dir};
+use crate::store::level::home::{Home, State, sync_data, sync_dir};
 use crate::store::level::journal::{Change, Header, encode_header, encode_record, segment_path};
 use crate::store::level::space::{Space, TooLittle, Writer, is_no_space};
 use crate::store::level::tables::Record;
@@ -220,7 +220,7 @@ impl BatchLog {
         if let Some(reason) = self.failed.as_deref().or(self.feeder.broken()) {
             return Err(LevelError::Failed(reason.to_owned()));
         }
-        self.segment.file.sync_data().map_err(|e| self.fail("sync", e))?;
+        sync_data(&self.segment.file).map_err(|e| self.fail("sync", e))?;
         self.state.clean = true;
         self.tail.write(&self.state).and_then(|()| self.tail.sync()).map_err(|e| self.fail("close", e))
     }
@@ -238,7 +238,7 @@ impl BatchLog {
         }
         let is_power = self.state.durability == Durability::Power;
         if is_power {
-            file.sync_data().map_err(|e| Append::Failed("sync", e))?;
+            sync_data(file).map_err(|e| Append::Failed("sync", e))?;
         }
         self.segment_len += self.buffer.len() as u64;
         self.state.last = number;

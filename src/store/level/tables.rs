@@ -379,3 +379,52 @@ fn guarded<T>(stop: &FailStop, call: impl FnOnce() -> rusty_leveldb::Result<T>) 
         }),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_panic_an_error_and_a_swallowed_disk_error_each_stop_leveldb_for_good() {
+        let stop = FailStop::default();
+        let flaw = guarded(&stop, || -> rusty_leveldb::Result<()> { panic!("on purpose") }).unwrap_err();
+        assert!(flaw.reason().contains("panicked: on purpose"), "{}", flaw.reason());
+        assert!(guarded(&stop, || Ok(())).is_err());
+
+        let stop = FailStop::default();
+        stop.trip("a disk error that LevelDB swallowed".into());
+        assert!(guarded(&stop, || Ok(())).is_err());
+    }
+
+    #[test]
+    fn a_fingerprint_foretold_is_the_one_that_comes() {
+        let mut live = Live::new();
+        let frame = |key: &[u8], value: &[u8]| {
+            let mut out = Vec::new();
+            append_frame(&mut out, key, value);
+            out
+        };
+        let [a1, a2, b] = [frame(b"a", b"1"), frame(b"a", b"2"), frame(b"b", b"")];
+        live.put(b"a", &a1);
+        live.put(b"b", &b);
+        let changes: [Change<'_>; 3] = [(b"a", Some(&a2)), (b"b", None), (b"c", None)];
+        let foretold = live.print_after(changes.into_iter());
+        live.put(b"a", &a2);
+        live.delete(b"b");
+        live.delete(b"c");
+        assert_eq!(foretold, live.print);
+        assert_eq!(foretold.count, 1);
+    }
+
+    #[test]
+    fn meta_records_of_version_1_never_change() {
+        let meta = Meta { store: 1, applied: 2, feeding: 3, print: Fingerprint { count: 4, xor: 5 } };
+        let mut golden = vec![1, 0, 0, 0, 0];
+        golden[1..].copy_from_slice(&meta.frame()[1..5]);
+        for field in 1..=5_u64 {
+            golden.extend_from_slice(&field.to_le_bytes());
+        }
+        assert_eq!(meta.frame(), golden);
+        assert_eq!(Meta::parse(&golden).unwrap(), meta);
+    }
+}

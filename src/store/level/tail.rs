@@ -26,6 +26,7 @@ use std::os::unix::fs::FileExt;
 use std::path::Path;
 
 use crate::store::level::error::{Flaw, io_flaw};
+use crate::store::level::home::sync_data;
 use crate::store::level::log::Durability;
 
 const SLOT_BYTES: usize = 64;
@@ -135,7 +136,7 @@ impl Tail {
 
     /// Makes what was written survive a power cut.
     pub(crate) fn sync(&self) -> io::Result<()> {
-        self.file.sync_data()
+        sync_data(&self.file)
     }
 
     /// A second handle, with which another thread can sync.

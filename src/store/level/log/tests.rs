@@ -12,6 +12,7 @@ use std::time::Duration;
 
 use super::*;
 use crate::store::level::feeder::Feeder;
+use crate::store::level::home::SYNCS;
 
 type Model = BTreeMap<Vec<u8>, Vec<u8>>;
 
@@ -138,6 +139,17 @@ fn the_last_change_of_a_key_in_a_batch_wins() {
 }
 
 #[test]
+fn under_power_journal_and_tail_are_synced_before_the_reply_and_under_process_neither() {
+    for (durability, syncs) in [(Durability::Power, 2), (Durability::Process, 0)] {
+        let dir = temp();
+        let mut log = BatchLog::open(dir.path(), durability).unwrap().log;
+        let before = SYNCS.get();
+        commit(&mut log, 1).unwrap();
+        assert_eq!(SYNCS.get() - before, syncs, "{durability:?}");
+    }
+}
+
+#[test]
 fn a_second_process_is_told_who_has_the_store() {
     let dir = temp();
     let _log = open(dir.path()).log;
@@ -204,6 +216,40 @@ fn without_current_no_store_is_begun_over_the_old_one() {
     let text = BatchLog::open(dir.path(), Durability::Process).unwrap_err().to_string();
     assert!(text.contains("tables/CURRENT is missing") && text.contains("lockfs check --repair"), "{text}");
     assert_eq!(files_below(dir.path()), before);
+}
+
+#[test]
+fn journal_and_tail_of_version_1_can_be_read_for_ever() {
+    let dir = temp();
+    let mut record = Vec::new();
+    assert!(encode_record(
+        &mut record,
+        0x0123_4567_89ab_cdef,
+        7,
+        &[(b"key", Some(b"value")), (b"gone", None)]
+    ));
+    assert_eq!(hex(&record), GOLDEN_RECORD);
+    let header = encode_header(0x0123_4567_89ab_cdef, Header { number: 3, first: 7, before: 2 });
+    assert_eq!(hex(&header), GOLDEN_HEADER);
+    let path = dir.path().join("tail");
+    let state = TailState {
+        last: 7,
+        segment: 3,
+        store: 0x0123_4567_89ab_cdef,
+        durability: Durability::Power,
+        clean: true,
+        boot: BootId([9; 16]),
+    };
+    Tail::create(&path, &state).unwrap();
+    assert_eq!(hex(&fs::read(&path).unwrap()[..64]), GOLDEN_TAIL);
+}
+
+const GOLDEN_RECORD: &str = "4c4b52011f0000000700000000000000a3ab33d04ee52ad501030000006b65790a000000011fda33bb76616c75650204000000676f6e65";
+const GOLDEN_HEADER: &str = "4c4b4a4f55524e4c0100000000000000efcdab8967452301030000000000000007000000000000000200000000000000c4babea3";
+const GOLDEN_TAIL: &str = "4c4b540101010000020000000000000007000000000000000300000000000000efcdab89674523010909090909090909090909090909090900000000dd7b9bf6";
+
+fn hex(bytes: &[u8]) -> String {
+    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
 #[test]
