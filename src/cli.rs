@@ -1,6 +1,6 @@
 //! The command line: one file a subcommand, each a client of the mount's own files.
 //!
-//! A command returns how the process ends, or a [`Failure`]: one line for stderr and an exit code. Nothing
+//! A command returns how the process ends, or a failure: one line for stderr and an exit code. Nothing
 //! else ends the process, writes that line, or knows the numbers. stdout is data, stderr is talk.
 
 mod background;

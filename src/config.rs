@@ -2,7 +2,7 @@
 //! file, and what it comes to.
 //!
 //! Each setting has one name. It is looked for in that order, and the first place that names it decides
-//! ([`Sources::find`]); no setting is put together from two places. An empty value in the environment or in
+//! (`Sources::find`); no setting is put together from two places. An empty value in the environment or in
 //! the file counts as not said. Every error names the place that the bad value came from.
 
 mod options;

@@ -79,12 +79,24 @@ pub fn serve(settings: &Settings, ready: impl FnOnce()) -> Result<(), Error> {
     let signals = Signals::block()?;
     let clock: Arc<dyn Clock> = Arc::new(SystemClock);
     let store = Arc::new(open(settings, Arc::clone(&clock))?);
+    let served =
+        serve_store(settings, clock.as_ref(), Arc::clone(&store) as Arc<dyn LockStore>, signals, ready);
+    let closed = store.close();
+    served?;
+    Ok(closed?)
+}
+
+fn serve_store(
+    settings: &Settings,
+    clock: &dyn Clock,
+    store: Arc<dyn LockStore>,
+    signals: Signals,
+    ready: impl FnOnce(),
+) -> Result<(), Error> {
     let host: HostId = settings.host_id.parse().map_err(Error::Host)?;
-    let service =
-        LockService::new(Arc::clone(&store) as Arc<dyn LockStore>, Processes::new(host)?, settings.ttl);
-    let service = Arc::new(service);
+    let service = Arc::new(LockService::new(store, Processes::new(host)?, settings.ttl));
     service.take_up()?;
-    let fs = LockFs::new(Arc::clone(&service), about(settings, clock.as_ref()));
+    let fs = LockFs::new(Arc::clone(&service), about(settings, clock));
     let mount = Mount::start(fs, &settings.mountpoint, &mount_options(settings))?;
     let tending = Tending::start(service)?;
     answers(&settings.mountpoint)?;
@@ -93,10 +105,8 @@ pub fn serve(settings: &Settings, ready: impl FnOnce()) -> Result<(), Error> {
     signals.end_by(mount.unmounter())?;
     let served = mount.wait();
     drop(tending);
-    let closed = store.close();
     log::info!("unmounted at={}", settings.mountpoint.display());
-    served?;
-    Ok(closed?)
+    Ok(served?)
 }
 
 fn open(settings: &Settings, clock: Arc<dyn Clock>) -> Result<LevelStore, Error> {

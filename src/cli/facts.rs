@@ -16,11 +16,15 @@ use super::out::{escaped, span};
 use super::xattr;
 use crate::clock::WallTime;
 
-/// The names of the attributes, without their `user.lock.`.
-const NAMES: &[&str] = &[
+/// Every attribute, without its `user.lock.`.
+pub(crate) const ALL: &[&str] = &[
     "owner", "session", "ttl", "expires", "token", "host", "pid", "command", "since", "scope", "state",
     "waiting",
 ];
+
+/// The attributes that say in a line who holds a lock: each costs a request.
+pub(crate) const SUMMARY: &[&str] =
+    &["owner", "session", "pid", "command", "since", "ttl", "scope", "waiting"];
 
 /// What the mount says of one lock.
 #[derive(Clone, Debug, Default)]
@@ -29,25 +33,26 @@ pub(crate) struct Facts {
 }
 
 impl Facts {
-    /// Asks the mount about the lock at `place`, which is not followed where it is a symlink.
+    /// Asks the mount for the attributes `names` of the lock at `place`, which is not followed where it is a
+    /// symlink.
     ///
     /// # Errors
     /// [`ErrorKind::NotFound`] or [`ErrorKind::StaleNetworkFileHandle`] when there is no such lock (any
     /// more); others when it can't be asked.
-    pub(crate) fn read(place: &Place) -> io::Result<Self> {
+    pub(crate) fn read(place: &Place, names: &[&str]) -> io::Result<Self> {
         let handle = Handle::open(&place.path())?;
         if !handle.is_symlink()? {
-            match Self::of(&handle) {
+            match Self::of(&handle, names) {
                 Err(error) if error.kind() == ErrorKind::PermissionDenied => {}
                 read => return read,
             }
         }
-        Self::of(&Handle::open(&place.info())?)
+        Self::of(&Handle::open(&place.info())?, names)
     }
 
-    fn of(handle: &Handle) -> io::Result<Self> {
+    fn of(handle: &Handle, names: &[&str]) -> io::Result<Self> {
         let mut facts = Self::default();
-        for name in NAMES {
+        for name in names {
             match xattr::get(&handle.path(), name) {
                 Ok(value) => _ = facts.values.insert((*name).to_owned(), value),
                 Err(error) if is_gone(&error) || error.kind() == ErrorKind::PermissionDenied => {
@@ -139,7 +144,18 @@ impl Handle {
     }
 
     fn is_symlink(&self) -> io::Result<bool> {
-        Ok(self.0.metadata()?.file_type().is_symlink())
+        // SAFETY: statx is plain data, for which zeroes are a value; the descriptor is open, the path empty,
+        // and the buffer lives. The type never changes, so the kernel need not ask the daemon for it.
+        let (result, found) = unsafe {
+            let mut found: libc::statx = std::mem::zeroed();
+            let flags = libc::AT_EMPTY_PATH | libc::AT_STATX_DONT_SYNC;
+            let fd = self.0.as_raw_fd();
+            (libc::statx(fd, c"".as_ptr(), flags, libc::STATX_TYPE, &raw mut found), found)
+        };
+        match result {
+            0 => Ok(u32::from(found.stx_mode) & libc::S_IFMT == libc::S_IFLNK),
+            _ => Err(io::Error::last_os_error()),
+        }
     }
 
     /// A path that leads to it without another look-up (proc_pid_fd(5)).

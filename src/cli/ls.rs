@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 
 use clap::Args;
 
-use super::facts::{Facts, TtlLeft, is_gone};
+use super::facts::{ALL, Facts, SUMMARY, TtlLeft, is_gone};
 use super::json::{self, Object};
 use super::mounts::{Place, default_mount, place, shown};
 use super::out::{escaped, print, span, table};
@@ -55,7 +55,12 @@ impl Ls {
                 Failure::new(exit, format!("cannot list {}: {error}", shown(&top.path())))
             })?
             .file_type();
-        let mut walk = Walk { all: self.all, rows: Vec::new(), exit: Exit::Done };
+        let mut walk = Walk {
+            all: self.all,
+            names: if self.json { ALL } else { SUMMARY },
+            rows: Vec::new(),
+            exit: Exit::Done,
+        };
         if kind.is_dir() {
             // The directory that was asked for is not one of its locks.
             walk.children(&top);
@@ -72,6 +77,8 @@ impl Ls {
 /// A walk through the tree, and what it found.
 struct Walk {
     all: bool,
+    /// The attributes that are shown.
+    names: &'static [&'static str],
     rows: Vec<Row>,
     exit: Exit,
 }
@@ -110,7 +117,7 @@ impl Walk {
     }
 
     fn entry(&mut self, place: Place, kind: FileType) {
-        match Facts::read(&place) {
+        match Facts::read(&place, self.names) {
             Ok(facts) => {
                 let has_ttl = matches!(facts.ttl(), TtlLeft::Seconds(_));
                 let is_lock =

@@ -18,7 +18,7 @@ use std::time::Duration;
 use clap::Args;
 
 use super::child::{Child, Ending, Signals};
-use super::facts::{Facts, is_gone};
+use super::facts::{Facts, SUMMARY, is_gone};
 use super::mounts::{Place, mount_of, mounted, place, shown};
 use super::out::escaped;
 use super::session::SessionName;
@@ -140,7 +140,8 @@ impl Run {
 
 /// Who has it now, for a message.
 fn now_held(place: &Place) -> String {
-    Facts::read(place).map_or_else(|_| String::new(), |facts| format!(" and is {}", facts.sentence()))
+    Facts::read(place, SUMMARY)
+        .map_or_else(|_| String::new(), |facts| format!(" and is {}", facts.sentence()))
 }
 
 /// What an acquire came to.
@@ -184,7 +185,7 @@ impl Claim {
                 Ok(Attempt::Granted(Self { file, path, ino }))
             }
             Err(error) if error.kind() == ErrorKind::AlreadyExists => {
-                Ok(Attempt::Held(match Facts::read(place) {
+                Ok(Attempt::Held(match Facts::read(place, SUMMARY) {
                     Ok(facts) => format!("{name} is {}", facts.sentence()),
                     Err(_) => format!("{name} is held by another"),
                 }))

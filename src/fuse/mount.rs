@@ -4,11 +4,14 @@ use std::ffi::CString;
 use std::fmt;
 use std::fs::File;
 use std::io;
-use std::os::fd::{AsRawFd, OwnedFd};
+use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
 use std::os::unix::ffi::OsStrExt;
+use std::os::unix::net::UnixStream;
+use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
 
-use fuser::{BackgroundSession, Config, MountOption, Session, SessionACL};
+use fuser::{BackgroundSession, Config, Session, SessionACL};
 
 use super::Adapter;
 use crate::fs::LockFs;
@@ -74,15 +77,12 @@ impl Mount {
             move |source| MountError { mountpoint, step, source }
         };
         let mountpoint = mountpoint.canonicalize().map_err(failed("the directory can't be entered"))?;
-        let adapter = Adapter { fs };
-        let session = if is_root() {
-            let device = mount_as_root(&mountpoint, options).map_err(|(step, error)| failed(step)(error))?;
-            let mut config = Config::default();
-            config.n_threads = Some(THREADS);
-            Session::from_fd(adapter, device, SessionACL::All, config)
-        } else {
-            Session::new(adapter, &mountpoint, &config(options))
-        };
+        let device = if is_root() { as_root(&mountpoint, options) } else { by_helper(&mountpoint, options) };
+        let device = device.map_err(|(step, error)| failed(step)(error))?;
+        let mut config = Config::default();
+        config.n_threads = Some(THREADS);
+        // The kernel lets in whom the mount is for; there is nothing to check again.
+        let session = Session::from_fd(Adapter { fs }, device, SessionACL::All, config);
         let session = session.and_then(Session::spawn).map_err(failed("fuse"))?;
         Ok(Self { mountpoint, session: Some(session) })
     }
@@ -123,8 +123,7 @@ impl Unmounter {
         if is_root() {
             return detach(&self.0);
         }
-        let status =
-            std::process::Command::new("fusermount3").args(["-u", "-z", "--"]).arg(&self.0).status()?;
+        let status = Command::new("fusermount3").args(["-u", "-z", "--"]).arg(&self.0).status()?;
         if status.success() { Ok(()) } else { Err(io::Error::other(format!("fusermount3 -u: {status}"))) }
     }
 }
@@ -143,27 +142,11 @@ fn detach(mountpoint: &Path) -> io::Result<()> {
     }
 }
 
-fn config(options: &MountOptions) -> Config {
-    let mut config = Config::default();
-    config.n_threads = Some(THREADS);
-    config.mount_options = vec![
-        MountOption::FSName(SUBTYPE.to_owned()),
-        MountOption::Subtype(SUBTYPE.to_owned()),
-        MountOption::DefaultPermissions,
-    ];
-    config.mount_options.extend(options.flags.iter().map(|flag| match flag {
-        MountFlag::ReadOnly => MountOption::RO,
-        MountFlag::NoExec => MountOption::NoExec,
-        MountFlag::NoAtime => MountOption::NoAtime,
-    }));
-    if options.allow_other {
-        config.acl = SessionACL::All;
-    }
-    config
-}
+/// What could not be done, and why.
+type Failure = (&'static str, io::Error);
 
 /// mount(2) by ourselves: the type is then `fuse.lockfs`, and no helper has to be there.
-fn mount_as_root(mountpoint: &Path, options: &MountOptions) -> Result<OwnedFd, (&'static str, io::Error)> {
+fn as_root(mountpoint: &Path, options: &MountOptions) -> Result<OwnedFd, Failure> {
     let device = File::options().read(true).write(true).open("/dev/fuse");
     let device: OwnedFd = device.map_err(|error| ("/dev/fuse (try 'modprobe fuse')", error))?.into();
     let data = format!(
@@ -186,4 +169,65 @@ fn mount_as_root(mountpoint: &Path, options: &MountOptions) -> Result<OwnedFd, (
         0 => Ok(device),
         _ => Err(("mount", io::Error::last_os_error())),
     }
+}
+
+/// `fusermount3` mounts for who is not root, and sends the open device down a socket whose number is in its
+/// environment (fusermount3(1), libfuse's `mount.c`).
+fn by_helper(mountpoint: &Path, options: &MountOptions) -> Result<OwnedFd, Failure> {
+    let mut words = vec![format!("fsname={SUBTYPE}"), format!("subtype={SUBTYPE}")];
+    words.extend(["default_permissions", "nosuid", "nodev"].map(str::to_owned));
+    words.extend(options.allow_other.then(|| "allow_other".to_owned()));
+    words.extend(options.flags.iter().map(|flag| match flag {
+        MountFlag::ReadOnly => "ro".to_owned(),
+        MountFlag::NoExec => "noexec".to_owned(),
+        MountFlag::NoAtime => "noatime".to_owned(),
+    }));
+    let (ours, theirs) = UnixStream::pair().map_err(|error| ("a socket", error))?;
+    let number = theirs.as_raw_fd();
+    let mut helper = Command::new("fusermount3");
+    helper.args(["-o", &words.join(","), "--"]).arg(mountpoint);
+    helper.env("_FUSE_COMMFD", number.to_string()).stdin(Stdio::null()).stderr(Stdio::piped());
+    // SAFETY: fcntl(2) is async-signal-safe, and the descriptor is open in the child as it is here.
+    unsafe {
+        helper.pre_exec(move || match libc::fcntl(number, libc::F_SETFD, 0) {
+            0 => Ok(()),
+            _ => Err(io::Error::last_os_error()),
+        });
+    }
+    let output = helper.output().map_err(|error| ("fusermount3 (install the package fuse3)", error))?;
+    drop(theirs);
+    if !output.status.success() {
+        let said = String::from_utf8_lossy(&output.stderr).trim().replace('\n', ": ");
+        return Err(("fusermount3", io::Error::other(said)));
+    }
+    receive_descriptor(&ours).map_err(|error| ("fusermount3 sent no device", error))
+}
+
+/// One descriptor from a socket (unix(7), `SCM_RIGHTS`).
+fn receive_descriptor(socket: &UnixStream) -> io::Result<OwnedFd> {
+    let mut byte = 0_u8;
+    let mut part = libc::iovec { iov_base: (&raw mut byte).cast(), iov_len: 1 };
+    // Aligned as a control message must be, and larger than one with a descriptor in it.
+    let mut control = [0_u64; 8];
+    // SAFETY: a zeroed header is a valid one, without buffers.
+    let mut message: libc::msghdr = unsafe { std::mem::zeroed() };
+    message.msg_iov = &raw mut part;
+    message.msg_iovlen = 1;
+    message.msg_control = control.as_mut_ptr().cast();
+    message.msg_controllen = size_of_val(&control);
+    // SAFETY: the header's pointers are to live locals, with their lengths.
+    if unsafe { libc::recvmsg(socket.as_raw_fd(), &raw mut message, libc::MSG_CMSG_CLOEXEC) } < 0 {
+        return Err(io::Error::last_os_error());
+    }
+    // SAFETY: recvmsg(2) filled the header; the first control message, if any, lies in `control`.
+    let descriptor = unsafe {
+        let first = libc::CMSG_FIRSTHDR(&raw const message);
+        let is_rights = !first.is_null()
+            && (*first).cmsg_level == libc::SOL_SOCKET
+            && (*first).cmsg_type == libc::SCM_RIGHTS;
+        is_rights.then(|| libc::CMSG_DATA(first).cast::<RawFd>().read_unaligned())
+    };
+    let descriptor = descriptor.ok_or(io::ErrorKind::UnexpectedEof)?;
+    // SAFETY: the kernel has just made the descriptor for us, and nobody else knows it.
+    Ok(unsafe { OwnedFd::from_raw_fd(descriptor) })
 }

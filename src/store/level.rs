@@ -89,7 +89,12 @@ impl LevelStore {
         let Opened { mut log, entries, clean, .. } = BatchLog::open(dir, durability)?;
         let damaged = |what: String| LevelError::Damaged { dir: dir.to_owned(), what };
         let now = clock.now();
-        let kept = codec::Contents::read(entries, now, boot).map_err(damaged)?;
+        let mut kept = codec::Contents::read(entries, now, boot).map_err(damaged)?;
+        // While no daemon was there, nobody could see a holder alive, and nobody could be granted what it
+        // held: that time does not count. Whoever takes up the store says which jobs have ended.
+        for session in &mut kept.sessions {
+            session.seen = now.boot;
+        }
         let seconds = u32::try_from(now.wall.secs()).unwrap_or(0);
         let epoch = kept.epoch.map_or(seconds, |last| seconds.max(last.saturating_add(1)));
         let epoch = epoch.max(crate::lock::Token::EPOCH_MIN);

@@ -1,0 +1,13 @@
+//! The promises of each command, kept on real mounts.
+//!
+//! Each test has a [`World`]: a mount of its own on a store of its own, in a directory that goes away with it.
+//! The commands get nothing from the environment of the tests but what the world gives them. Locks that another
+//! holds are held by a `lockfs run` in a process group of its own: the tests are one job, and whoever descends
+//! from a job counts as it.
+
+#[path = "cli/locking.rs"]
+mod locking;
+#[path = "cli/mounting.rs"]
+mod mounting;
+#[path = "cli/world.rs"]
+mod world;

@@ -1,0 +1,228 @@
+//! Mount, umount, status, check, and the settings.
+
+use std::fs;
+use std::os::unix::fs::chown;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+use std::time::Instant;
+
+use crate::world::*;
+
+// mount and umount
+
+#[test]
+fn mount_returns_when_the_mount_answers() {
+    let world = World::new();
+    world.mount(&[]).succeeds_silently();
+    assert!(fs::read_to_string(world.path(".lockfs/status")).unwrap().contains("state: ok\n"));
+}
+
+#[test]
+fn a_mount_can_follow_an_umount_of_the_same_data_at_once() {
+    let world = World::new();
+    for _ in 0..5 {
+        world.mount(&[]).succeeds_silently();
+        let daemon = world.daemon();
+        world.umount(&[]).succeeds_silently();
+        assert!(!world.is_mounted() && !is_running(&daemon));
+    }
+}
+
+#[test]
+fn umount_of_a_mount_in_use_says_so_and_lazy_takes_it_away() {
+    let world = World::mounted();
+    let open = fs::File::create(world.path("held")).unwrap();
+    world.umount(&[]).fails(1, &["is in use", "--lazy"]);
+    world.umount(&["--lazy"]).succeeds_silently();
+    assert!(!world.is_mounted());
+    drop(open);
+}
+
+#[test]
+fn umount_of_what_is_no_mount_fails() {
+    World::new().umount(&[]).fails(1, &["no lockfs is mounted on"]);
+}
+
+#[test]
+fn mount_wants_a_directory_that_is_there_and_free() {
+    let world = World::mounted();
+    world.lockfs(&["mount", "missing"]).fails(1, &["there is no directory", "mkdir -p"]);
+    fs::write(world.dir.path().join("file"), "").unwrap();
+    world.lockfs(&["mount", "file"]).fails(1, &["is not a directory"]);
+    world.mount(&[]).fails(1, &["is mounted on", "already"]);
+}
+
+#[test]
+fn a_second_daemon_on_the_same_data_is_refused() {
+    let world = World::mounted();
+    fs::create_dir(world.dir.path().join("second")).unwrap();
+    let said = world.lockfs(&["mount", "second"]);
+    said.fails(69, &[&world.daemon()]);
+    world.lockfs(&["mount", "--namespace", "other", "second"]).succeeds_silently();
+    world.lockfs(&["umount", "second"]).succeeds_silently();
+}
+
+#[test]
+fn the_mount_of_a_dead_daemon_is_cleaned_up_by_the_next() {
+    let world = World::mounted();
+    kill("KILL", &world.daemon());
+    eventually("the mount is dead", || fs::metadata(world.point()).is_err());
+    world.lockfs(&["status"]).fails(69, &["does not answer"]);
+    world.mount(&[]).succeeds_silently();
+    world.umount(&[]).succeeds_silently();
+    assert!(!world.is_mounted());
+}
+
+#[test]
+fn a_mount_in_the_foreground_serves_until_sigterm() {
+    let world = World::new();
+    let point = world.point();
+    let mut command = world.command(&["mount", "--foreground", point.to_str().unwrap()]);
+    let mut child = command.stderr(Stdio::null()).spawn().unwrap();
+    eventually("the mount answers", || world.lockfs(&["status"]).code == 0);
+    assert_eq!(world.daemon(), child.id().to_string());
+    kill("TERM", &child.id().to_string());
+    assert_eq!(child.wait().unwrap().code(), Some(0));
+    assert!(!world.is_mounted());
+}
+
+/// As another user, in a mount namespace where that one may open `/dev/fuse`, whatever this machine allows.
+#[test]
+fn a_user_mounts_and_unmounts_for_themselves() {
+    let world = World::new();
+    chown(world.point(), Some(NOBODY), Some(NOBODY)).expect("this test needs root");
+    let outer = "mknod -m 666 fuse c 10 229 && mount --bind fuse /dev/fuse && \
+                 exec setpriv --reuid=65534 --regid=65534 --clear-groups sh -ec \"$1\"";
+    let inner = "./lockfs mount locks
+                 ./lockfs run x -- test -e locks/x
+                 ./lockfs status | grep -x 'state: ok'
+                 ./lockfs umount locks
+                 ! grep $PWD/locks /proc/self/mountinfo";
+    let command = world.command(&[]);
+    let environment = command.get_envs().filter_map(|(name, value)| Some((name, value?)));
+    world.lockfs_as_nobody(&["--version"]).succeeds();
+    let words = ["--mount", "--propagation", "private", "sh", "-ec", outer, "sh", inner];
+    let mut unshare = Command::new("unshare");
+    unshare.args(words).env_clear().envs(environment).current_dir(world.dir.path()).stdin(Stdio::null());
+    assert_eq!(Said::from(unshare.output().unwrap()).succeeds().stdout, "state: ok\n");
+}
+
+#[test]
+fn a_daemon_keeps_nothing_of_who_started_it() {
+    let world = World::mounted();
+    let proc = PathBuf::from("/proc").join(world.daemon());
+    assert_eq!(fs::read_link(proc.join("cwd")).unwrap(), Path::new("/"));
+    for stdio in ["fd/0", "fd/1", "fd/2"] {
+        assert_eq!(fs::read_link(proc.join(stdio)).unwrap(), Path::new("/dev/null"));
+    }
+    let stat = fs::read_to_string(proc.join("stat")).unwrap();
+    let session = stat.rsplit(')').next().unwrap().split_whitespace().nth(3).unwrap();
+    assert_eq!(session, world.daemon());
+}
+
+#[test]
+fn settings_come_from_flag_option_environment_and_file_in_that_order() {
+    let world = World::new();
+    let file = world.dir.path().join("conf");
+    fs::write(&file, "# ours\nLOCKFS_TTL=never\nLOCKFS_NAMESPACE=of-file\n").unwrap();
+    let point = world.point();
+    let mut command =
+        world.command(&["mount", "-o", "rw,ttl=1h,x-systemd.automount", point.to_str().unwrap()]);
+    command.env("LOCKFS_CONFIG", &file).env("LOCKFS_NAMESPACE", "of-env").env("LOCKFS_HOST_ID", "host-7");
+    Said::from(command.output().unwrap()).succeeds_silently();
+    assert!(world.data().join("of-env").is_dir());
+    let _holder = world.hold("x");
+    let line = world.listed("x");
+    assert!(line.contains("@host-7\"") && line.contains("\"ttl_seconds\":3"), "{line}");
+}
+
+#[test]
+fn what_makes_no_sense_is_a_usage_error() {
+    let world = World::new();
+    world.lockfs(&["mount", "--tll", "5m", "locks"]).fails(64, &["--tll"]);
+    world.lockfs(&["mount", "--ttl", "soon", "locks"]).fails(64, &["--ttl is 'soon'"]);
+    world.lockfs(&["mount", "-o", "tll=5m", "locks"]).fails(64, &["unknown mount option 'tll=5m'"]);
+    world.lockfs(&["mount", "--namespace", "../x", "locks"]).fails(64, &["a namespace is"]);
+    for backend in ["redis", "hybrid"] {
+        let mut command = world.command(&["mount", "locks"]);
+        let said = Said::from(command.env("FILE_LOCK_CACHE_BACKEND", backend).output().unwrap());
+        said.fails(64, &["this version of lockfs has no", backend]);
+    }
+    assert!(!world.is_mounted());
+}
+
+// status
+
+#[test]
+fn status_prints_what_the_mount_says() {
+    let world = World::mounted();
+    let said = world.lockfs(&["status"]).succeeds();
+    assert!(said.stdout.lines().any(|line| line == "state: ok"), "{}", said.stdout);
+    let json = world.lockfs(&["status", "--json", "locks"]).succeeds().stdout;
+    assert!(
+        json.contains("\"state\":\"ok\"") && json.contains(&format!("\"pid\":{}", world.daemon())),
+        "{json}"
+    );
+}
+
+#[test]
+fn status_without_a_mount_is_unavailable() {
+    let world = World::new();
+    world.lockfs(&["status", "locks"]).fails(69, &["no lockfs is mounted at locks"]);
+}
+
+#[test]
+fn status_of_a_daemon_that_hangs_ends_all_the_same() {
+    let world = World::mounted();
+    let daemon = world.daemon();
+    kill("STOP", &daemon);
+    let start = Instant::now();
+    let said = world.lockfs(&["status"]);
+    let umount = world.umount(&[]);
+    kill("CONT", &daemon);
+    said.fails(69, &["did not answer within 5s"]);
+    umount.fails(69, &["does not answer", "--lazy"]);
+    assert!(start.elapsed() < LIMIT);
+}
+
+// check
+
+#[test]
+fn check_tells_a_sound_store_from_one_in_use() {
+    let world = World::mounted();
+    world.lockfs(&["check"]).fails(69, &[&world.daemon()]);
+    world.umount(&[]).succeeds_silently();
+    world.lockfs(&["check"]).succeeds();
+}
+
+/// Changes a byte in the middle of every file of a store.
+fn damage(directory: &Path) {
+    for entry in fs::read_dir(directory).unwrap() {
+        let path = entry.unwrap().path();
+        if path.is_dir() {
+            damage(&path);
+            continue;
+        }
+        let mut bytes = fs::read(&path).unwrap();
+        let middle = bytes.len() / 2;
+        if let Some(byte) = bytes.get_mut(middle) {
+            *byte ^= 0x55;
+        }
+        fs::write(&path, bytes).unwrap();
+    }
+}
+
+#[test]
+fn check_sets_a_damaged_store_aside() {
+    let world = World::mounted();
+    fs::write(world.path("x"), "a note").unwrap();
+    world.umount(&[]).succeeds_silently();
+    damage(&world.data().join("default"));
+    world.lockfs(&["check"]).fails(78, &["default"]);
+    world.mount(&[]).fails(78, &["check", "--repair"]);
+    let said = world.lockfs(&["check", "--repair"]).succeeds().stdout;
+    let aside = said.trim().strip_prefix("set aside: ").unwrap();
+    assert!(fs::read_dir(aside).unwrap().next().is_some(), "{aside}");
+    world.mount(&[]).succeeds_silently();
+    assert!(!world.path("x").exists());
+}
