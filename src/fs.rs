@@ -136,19 +136,21 @@ impl LockFs {
             Node::Object(ino) => (stat(ino)?, Keep::No),
             Node::Sessions => (self.synthetic(node, Kind::Directory, 0o1777)?, Keep::Briefly),
             Node::Control => (self.synthetic(node, Kind::Directory, 0o555)?, Keep::Briefly),
+            // As private as the directory itself.
             Node::InfoDirectory(ino) => {
-                let mtime = stat(ino)?.mtime;
-                let attributes = self.synthetic(node, Kind::Directory, 0o555)?;
-                (Attributes { mtime, ctime: mtime, ..attributes }, Keep::Briefly)
+                let directory = stat(ino)?;
+                (Attributes { mode: directory.mode & 0o555, nlink: 1, ..directory }, Keep::Briefly)
             }
             Node::Status | Node::Metrics => (self.synthetic(node, Kind::File, 0o444)?, Keep::No),
             Node::Events(generation) => {
                 let size = self.events.size(self.service.store(), generation)?;
                 (Attributes { size, ..self.synthetic(node, Kind::File, 0o444)? }, Keep::No)
             }
+            // Its owner may write, for setxattr(2) asks: a symlink can have no attributes, so this has them.
             Node::Info(ino) => {
-                let Attributes { mtime, ctime, .. } = stat(ino)?;
-                (Attributes { mtime, ctime, ..self.synthetic(node, Kind::File, 0o444)? }, Keep::No)
+                let Attributes { mtime, ctime, uid, gid, .. } = stat(ino)?;
+                let file = self.synthetic(node, Kind::File, 0o644)?;
+                (Attributes { mtime, ctime, uid, gid, ..file }, Keep::No)
             }
             Node::View { session, object: Ino::ROOT } => {
                 let session = self.session_at(session)?;

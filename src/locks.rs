@@ -141,12 +141,15 @@ impl LockService {
                 Second::As(session) => self.store.execute(&command.clone().on_behalf_of(session))?,
             };
         }
-        match &outcome {
-            Ok(reply) => {
-                log::debug!("done command={command:?} reply={reply:?}");
-                self.watch(&command);
+        match (&outcome, command.caller()) {
+            (Ok(_), Some(caller)) => {
+                // From now on its holder's life is watched.
+                self.holders(|holders| holders.watch(&caller.session.id, &caller.session.kind));
             }
-            Err(refusal) => log::debug!("refused command={command:?} why={refusal:?}"),
+            (Err(refusal), Some(caller)) => {
+                log::debug!("refused why={refusal:?} pid={} session={}", who.pid, caller.session.id);
+            }
+            (_, None) => {}
         }
         outcome.map_err(Denial::Refused)
     }
@@ -192,13 +195,6 @@ impl LockService {
     /// A store of one host has the sessions of this host only, whatever the host was called before.
     fn is_of_this_host(&self, host: &str) -> bool {
         self.store.health().scope == "host" || host == self.host().as_str()
-    }
-
-    /// Takes the session of a step into care: from now on its holder's life is watched.
-    fn watch(&self, command: &Command) {
-        if let Some(caller) = command.caller() {
-            self.holders(|holders| holders.watch(&caller.session.id, &caller.session.kind));
-        }
     }
 
     /// Notes that a session has one more descriptor open: on a lock, or on its directory.

@@ -66,15 +66,15 @@ impl LockFs {
             Node::View { session, object: Ino::ROOT } => {
                 Subject::Session(Box::new(self.session_at(session)?))
             }
-            Node::Object(ino) | Node::Info(ino) | Node::View { object: ino, .. } => {
+            Node::Object(ino)
+            | Node::Info(ino)
+            | Node::InfoDirectory(ino)
+            | Node::View { object: ino, .. } => {
                 Subject::Lock(Box::new(self.service.store().view(ino)?.ok_or(Refusal::Gone)?))
             }
-            Node::Sessions
-            | Node::Control
-            | Node::Status
-            | Node::Metrics
-            | Node::Events(_)
-            | Node::InfoDirectory(_) => Subject::Nothing,
+            Node::Sessions | Node::Control | Node::Status | Node::Metrics | Node::Events(_) => {
+                Subject::Nothing
+            }
         })
     }
 
@@ -143,7 +143,10 @@ impl LockFs {
         // What was written by a shell or read by getfattr may end with a line feed or, from C, with a NUL.
         let text = text.trim_end_matches(['\n', '\0']);
         let node = self.node(number)?;
-        let (ino, caller) = self.actor(who, node)?;
+        let (ino, caller) = match node {
+            Node::Info(ino) | Node::InfoDirectory(ino) => (ino, self.service.caller(who)?),
+            _ => self.actor(who, node)?,
+        };
         if let Node::View { object: Ino::ROOT, .. } = node {
             let ("ttl", id) = (name, caller.session.id.clone()) else {
                 return Err(Error::ForeignAttribute);

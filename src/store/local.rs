@@ -107,6 +107,7 @@ impl<J: Journal> LockStore for TableStore<J> {
             let mut state = self.state()?;
             let now = self.clock.now();
             let step = state.table.execute(now, command);
+            step.events.iter().for_each(|event| log::debug!("{event}"));
             state.remember(step.events);
             let kept = match step.changes.as_slice() {
                 [] => None,
