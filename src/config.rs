@@ -14,6 +14,7 @@ use std::path::{Path, PathBuf};
 use std::str::FromStr;
 
 use crate::lock::Ttl;
+use crate::store::Durability;
 pub use options::MountOptions;
 pub use sources::{Environment, Flags, Sources};
 use sources::{Found, Key};
@@ -35,37 +36,6 @@ impl FromStr for Backend {
                 Err(format!("this version of lockfs has no {text} backend: use leveldb, the default"))
             }
             _ => Err("a backend is leveldb".to_owned()),
-        }
-    }
-}
-
-/// What an acknowledged lock survives.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum Durability {
-    /// The death of the daemon, at any moment.
-    #[default]
-    Process,
-    /// A power cut too: each step waits for the disk.
-    Power,
-}
-
-impl fmt::Display for Durability {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            Self::Process => "process",
-            Self::Power => "power",
-        })
-    }
-}
-
-impl FromStr for Durability {
-    type Err = String;
-
-    fn from_str(text: &str) -> Result<Self, String> {
-        match text {
-            "process" => Ok(Self::Process),
-            "power" => Ok(Self::Power),
-            _ => Err("a durability is process or power".to_owned()),
         }
     }
 }

@@ -10,11 +10,11 @@ use std::path::Path;
 use std::sync::Arc;
 
 use crate::clock::{BootId, Clock, SystemClock};
-use crate::config::{Durability, Settings};
+use crate::config::Settings;
 use crate::fs::{About, LockFs};
 use crate::fuse::{Mount, MountError, MountFlag, MountOptions, Unmounter};
 use crate::locks::{HostId, HostIdError, LockService, Processes, Tending};
-use crate::store::level::{self, LevelError, LevelStore};
+use crate::store::level::{LevelError, LevelStore};
 use crate::store::{LockStore, StoreError};
 
 /// Why a mount could not be served.
@@ -110,14 +110,10 @@ fn serve_store(
 }
 
 fn open(settings: &Settings, clock: Arc<dyn Clock>) -> Result<LevelStore, Error> {
-    let durability = match settings.durability {
-        Durability::Process => level::Durability::Process,
-        Durability::Power => level::Durability::Power,
-    };
     // SAFETY: geteuid(2) and getegid(2) take nothing and can't fail.
     let owner = unsafe { (libc::geteuid(), libc::getegid()) };
     let boot = BootId::current()?;
-    Ok(LevelStore::open(&settings.store_dir(), durability, clock, &boot, owner)?)
+    Ok(LevelStore::open(&settings.store_dir(), settings.durability, clock, &boot, owner)?)
 }
 
 fn about(settings: &Settings, clock: &dyn Clock) -> About {

@@ -133,7 +133,12 @@ impl LockFs {
             Ok(self.service.store().stat(ino)?.ok_or(Refusal::Gone)?)
         };
         let (attributes, keep) = match node {
-            Node::Object(ino) => (stat(ino)?, Keep::No),
+            Node::Object(ino) => {
+                let attributes = stat(ino)?;
+                let keep =
+                    if attributes.kind == Kind::Directory { self.keep_directory(ino)? } else { Keep::No };
+                (attributes, keep)
+            }
             Node::Sessions => (self.synthetic(node, Kind::Directory, 0o1777)?, Keep::Briefly),
             Node::Control => (self.synthetic(node, Kind::Directory, 0o555)?, Keep::Briefly),
             // As private as the directory itself.
@@ -170,10 +175,16 @@ impl LockFs {
                 attributes => (attributes, Keep::No),
             },
         };
-        // A directory is a lock where it has a ttl, which only those named `*.lock` and those that someone
-        // gave one have; asked for by number there is no name at hand, and a stale mtime would hurt them.
-        let keep = if node == Node::Object(Ino::ROOT) { Keep::Briefly } else { keep };
         Ok(Found { attributes: Attributes { ino: Ino::from_u64(node.number()), ..attributes }, keep })
+    }
+
+    /// A directory is a lock where it is named `*.lock` or was given a ttl: a stale mtime would hurt its clients.
+    /// Any other is kept: the kernel asks for its mode and owner before each entry that is made or removed in
+    /// it, and forgets them after; kept not at all, it would ask five times for each acquire and release.
+    fn keep_directory(&self, ino: Ino) -> Result<Keep, Error> {
+        let record = self.service.store().view(ino)?.ok_or(Refusal::Gone)?.record;
+        let is_lock_by_name = record.places.iter().any(|place| place.name.as_bytes().ends_with(b".lock"));
+        Ok(if is_lock_by_name || record.ttl != Ttl::Never { Keep::No } else { Keep::Briefly })
     }
 
     fn synthetic(&self, node: Node, kind: Kind, mode: u16) -> Result<Attributes, Error> {

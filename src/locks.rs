@@ -121,6 +121,12 @@ impl LockService {
         Ok(Caller { uid: who.uid, gid: who.gid, session })
     }
 
+    /// The caller of a request that changes nothing: of its user, where its environment makes no sense.
+    pub fn onlooker(&self, who: Requester) -> Caller {
+        let session = self.processes.onlooker(who, self.ttl);
+        Caller { uid: who.uid, gid: who.gid, session }
+    }
+
     /// The caller of a request that names its session by its path; the session must exist to be used.
     pub fn caller_in(&self, who: Requester, id: &SessionId) -> Caller {
         let session = Arc::new(self.processes.named_claimant(who, id.clone(), self.ttl));
@@ -177,19 +183,16 @@ impl LockService {
     }
 
     /// Whether a process is of the session, or descends from its job.
-    ///
-    /// # Errors
-    /// [`Denial::Session`] where its `LOCKFS_SESSION` is no session name.
-    pub fn speaks_for(&self, who: Requester, session: &Session) -> Result<bool, Denial> {
-        if self.processes.claimant(who, self.ttl)?.id == session.id {
-            return Ok(true);
+    pub fn speaks_for(&self, who: Requester, session: &Session) -> bool {
+        if self.onlooker(who).session.id == session.id {
+            return true;
         }
-        Ok(match &session.kind {
-            SessionKind::Job(job) if self.is_of_this_host(&session.origin.host) => {
-                self.processes.descends_from(who.pid, job)
+        match &session.kind {
+            SessionKind::Job(job) => {
+                self.is_of_this_host(&session.origin.host) && self.processes.descends_from(who.pid, job)
             }
-            SessionKind::Job(_) | SessionKind::Named | SessionKind::Unseen => false,
-        })
+            SessionKind::Named | SessionKind::Unseen => false,
+        }
     }
 
     /// A store of one host has the sessions of this host only, whatever the host was called before.

@@ -8,6 +8,7 @@ mod local;
 mod memory;
 
 use std::fmt;
+use std::str::FromStr;
 
 pub use local::EventPage;
 pub use memory::MemoryStore;
@@ -108,6 +109,37 @@ pub trait LockStore: Send + Sync + fmt::Debug {
     /// # Errors
     /// [`StoreError`]: the store can't keep it.
     fn close(&self) -> Result<(), StoreError>;
+}
+
+/// What an acknowledged step survives.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Durability {
+    /// The end of the daemon, however it comes: it is acknowledged after write(2).
+    #[default]
+    Process,
+    /// A power cut too: it is acknowledged after fdatasync(2).
+    Power,
+}
+
+impl fmt::Display for Durability {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Process => "process",
+            Self::Power => "power",
+        })
+    }
+}
+
+impl FromStr for Durability {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        match text {
+            "process" => Ok(Self::Process),
+            "power" => Ok(Self::Power),
+            _ => Err("a durability is process or power".to_owned()),
+        }
+    }
 }
 
 /// How a store is.

@@ -68,9 +68,12 @@ impl LockFs {
         let node = self.node(number)?;
         let handle = match node {
             Node::Object(_) | Node::View { .. } => {
-                // Whoever only reads needs no right to act for the session whose view it came through.
+                // Whoever only reads needs no right to act for the session whose view it came through, nor
+                // an environment that makes sense.
                 let (ino, caller) = match node {
-                    Node::View { object, .. } if !access.writes => (object, self.service.caller(who)?),
+                    Node::Object(ino) | Node::View { object: ino, .. } if !access.writes => {
+                        (ino, self.service.onlooker(who))
+                    }
                     _ => self.actor(who, node)?,
                 };
                 let session = caller.session.id.clone();
@@ -119,7 +122,7 @@ impl LockFs {
             Node::Object(ino) | Node::View { object: ino, .. } => {
                 let view = self.service.store().view(ino)?.ok_or(Refusal::Gone)?;
                 match &view.record.body {
-                    Body::File(note) if note.is_empty() => self.description(who, &view, handle, offset)?,
+                    Body::File(note) if note.is_empty() => self.description(who, &view, handle, offset),
                     Body::File(note) => note.as_slice().into(),
                     Body::Directory { .. } => return Err(Refusal::IsDirectory.into()),
                     Body::Symlink(_) => return Err(Error::WrongKind),
@@ -137,21 +140,21 @@ impl LockFs {
 
     /// The description of an empty lock; nothing for its holder, and of what nobody holds. One reading from
     /// the beginning to the end is of one moment.
-    fn description(&self, who: Requester, view: &View, handle: u64, offset: u64) -> Result<Arc<[u8]>, Error> {
+    fn description(&self, who: Requester, view: &View, handle: u64, offset: u64) -> Arc<[u8]> {
         let Some(session) = &view.session else {
-            return Ok(Arc::default());
+            return Arc::default();
         };
-        if self.service.speaks_for(who, session)? {
-            return Ok(Arc::default());
+        if self.service.speaks_for(who, session) {
+            return Arc::default();
         }
         if offset > 0
             && let Some(text) = self.handles.text(handle)
         {
-            return Ok(text);
+            return text;
         }
         let text = describe::describe(view, self.service.store().now(), self.scope()).into();
         self.handles.set_text(handle, &text);
-        Ok(text)
+        text
     }
 
     /// write(2); `offset` is `None` where the file was opened with `O_APPEND`.

@@ -27,8 +27,9 @@ const BRIEFLY: Duration = Duration::from_secs(1);
 /// What stat(2) calls the best size of a read.
 const BLOCK_SIZE: u32 = 4096;
 
-/// How much a directory entry takes in a reply at least: `struct fuse_dirent` and a short name.
-const DIRENT_MIN: usize = 32;
+/// How many entries are listed for one reply: as many with short names as fit into the 32 KiB that
+/// readdir(3) asks for.
+const LISTING: usize = 1024;
 
 /// Inode numbers are never used again, so their generation never changes.
 const GENERATION: Generation = Generation(0);
@@ -384,9 +385,8 @@ impl Filesystem for Adapter {
     }
 
     fn readdir(&self, _: &Request, ino: INodeNo, _: FileHandle, offset: u64, mut reply: ReplyDirectory) {
-        // More than a reply holds is asked for once; what does not fit is asked for again by its offset.
-        let limit = usize::try_from(BLOCK_SIZE).unwrap_or(usize::MAX) / DIRENT_MIN;
-        match self.serve("readdir", || self.fs.readdir(ino.0, offset, limit)) {
+        // What does not fit in the reply is asked for again, by its offset.
+        match self.serve("readdir", || self.fs.readdir(ino.0, offset, LISTING)) {
             Ok(entries) => {
                 for entry in entries {
                     let name = OsStr::from_bytes(&entry.name);

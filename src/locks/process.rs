@@ -89,6 +89,30 @@ struct Image {
     environment: u64,
 }
 
+impl Image {
+    /// What an open `stat` says now. It is read for each request: nothing is taken apart but what is compared.
+    fn read(file: &File) -> Option<Self> {
+        let mut buffer = [0; 2048];
+        let length = file.read_at(&mut buffer, 0).ok()?;
+        let line = &buffer[..length];
+        let close = line.iter().rposition(|byte| *byte == b')')?;
+        // Field 3 of the manual page is the first after the command.
+        let mut fields = (3..).zip(std::str::from_utf8(&line[close + 1..]).ok()?.split_ascii_whitespace());
+        let mut field = |number| fields.find(|(at, _)| *at == number).map(|(_, text)| text);
+        Some(Self {
+            pgid: group(field(5)?)?,
+            sid: group(field(6)?)?,
+            start: field(22)?.parse().ok()?,
+            environment: field(50)?.parse().ok()?,
+        })
+    }
+}
+
+/// A group or session of an outer pid namespace shows as 0 or -1.
+fn group(text: &str) -> Option<u32> {
+    text.parse::<i64>().ok().map(|id| u32::try_from(id).unwrap_or(0))
+}
+
 /// The fields of `/proc/<pid>/stat` that matter here (proc_pid_stat(5)).
 #[derive(Clone, Debug, PartialEq, Eq)]
 struct Stat {
@@ -106,16 +130,14 @@ impl Stat {
         let fields: Vec<&str> = text[close + 1..].split_ascii_whitespace().collect();
         // Field 3 of the manual page, the state, is the first after the command.
         let field = |number: usize| fields.get(number - 3).copied();
-        // A group or session of an outer pid namespace shows as 0 or -1.
-        let group = |number| field(number)?.parse::<i64>().ok().map(|id| u32::try_from(id).unwrap_or(0));
         Some(Self {
             command: text[open + 1..close].to_owned(),
             state: *field(3)?.as_bytes().first()?,
             parent: field(4)?.parse().ok()?,
             threads: field(20)?.parse().ok()?,
             image: Image {
-                pgid: group(5)?,
-                sid: group(6)?,
+                pgid: group(field(5)?)?,
+                sid: group(field(6)?)?,
                 start: field(22)?.parse().ok()?,
                 environment: field(50)?.parse().ok()?,
             },
@@ -166,12 +188,13 @@ impl Processes {
     pub(super) fn claimant(&self, who: Requester, ttl: Ttl) -> Result<Arc<Claimant>, SessionError> {
         let mut known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(caller) = known.get(&who.pid)
-            && Stat::read(&caller.stat).is_some_and(|stat| stat.image == caller.image)
+            && Image::read(&caller.stat) == Some(caller.image)
         {
             return Ok(Arc::clone(&caller.claimant));
         }
         known.remove(&who.pid);
-        let file = File::open(format!("/proc/{}/stat", who.pid)).ok();
+        // The thread's own line: the process' sums over all threads, which takes the kernel longer.
+        let file = File::open(format!("/proc/{0}/task/{0}/stat", who.pid)).ok();
         let Some((file, stat)) = file.and_then(|file| Stat::read(&file).map(|stat| (file, stat))) else {
             return Ok(Arc::new(self.unseen_claimant(who, ttl)));
         };
@@ -190,10 +213,14 @@ impl Processes {
         Ok(claimant)
     }
 
+    /// The session of a caller, or that of its user where its environment makes no sense.
+    pub(super) fn onlooker(&self, who: Requester, ttl: Ttl) -> Arc<Claimant> {
+        self.claimant(who, ttl).unwrap_or_else(|_| Arc::new(self.unseen_claimant(who, ttl)))
+    }
+
     /// The claimant of a session that is named by a path: it must exist.
     pub(super) fn named_claimant(&self, who: Requester, id: SessionId, ttl: Ttl) -> Claimant {
-        // The path overrides an environment, even one that makes no sense.
-        let own = self.claimant(who, ttl).unwrap_or_else(|_| Arc::new(self.unseen_claimant(who, ttl)));
+        let own = self.onlooker(who, ttl);
         Claimant { id, kind: SessionKind::Named, begin: Begin::Never, ..Claimant::clone(&own) }
     }
 
@@ -346,4 +373,123 @@ fn user_name(uid: u32) -> Option<String> {
     // SAFETY: the call succeeded, so the name is a string that ends with NUL and lives in the buffer.
     let name = unsafe { std::ffi::CStr::from_ptr(entry.pw_name) };
     name.to_str().ok().map(str::to_owned)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::{BufRead, BufReader};
+    use std::os::unix::process::CommandExt;
+    use std::process::{Child, Command, Stdio};
+
+    use super::*;
+
+    fn processes() -> Processes {
+        Processes::new("dev1".parse().unwrap()).unwrap()
+    }
+
+    fn requester(pid: u32) -> Requester {
+        Requester { uid: 0, gid: 0, pid }
+    }
+
+    /// A shell in a job of its own that has printed a line; what it printed.
+    fn job_of(script: &str) -> (Child, String) {
+        let mut command = Command::new("bash");
+        command.args(["-c", script]).process_group(0).stdin(Stdio::piped()).stdout(Stdio::piped());
+        let mut child = command.spawn().unwrap();
+        let mut line = String::new();
+        BufReader::new(child.stdout.as_mut().unwrap()).read_line(&mut line).unwrap();
+        (child, line.trim().to_owned())
+    }
+
+    fn job(processes: &Processes, pid: u32) -> Job {
+        match &processes.claimant(requester(pid), Ttl::DEFAULT).unwrap().kind {
+            SessionKind::Job(job) => job.clone(),
+            other => panic!("{other:?}"),
+        }
+    }
+
+    #[test]
+    fn a_process_may_be_called_anything() {
+        let line = "42 (a) R 1 (b)) S 7 40 41 0 -1 4194304 1 2 3 4 5 6 7 8 20 0 3 0 12345 1 2 3 4 5 6 7 8 9 \
+                    10 11 12 13 14 15 16 17 18 19 20 21 22 23 24 25 26 27 777 29 30";
+        let stat = Stat::parse(line).unwrap();
+        assert_eq!(
+            (stat.command.as_str(), stat.state, stat.parent, stat.threads),
+            ("a) R 1 (b)", b'S', 7, 3)
+        );
+        assert_eq!(stat.image.pgid, 40);
+        assert_eq!(stat.image.sid, 41);
+        assert_eq!((stat.image.start, stat.image.environment), (12345, 777));
+    }
+
+    #[test]
+    fn all_processes_of_a_job_are_one_session() {
+        let processes = processes();
+        let (mut shell, child) = job_of("sleep 1000 & echo $!; read -r _; kill %1");
+        let id = |pid| processes.claimant(requester(pid), Ttl::DEFAULT).unwrap().id.clone();
+        assert_eq!(id(shell.id()), id(child.parse().unwrap()));
+        assert!(id(shell.id()).as_str().starts_with(&format!("dev1-{}-", shell.id())));
+        assert_ne!(id(shell.id()), id(std::process::id()));
+        drop(shell.stdin.take());
+        shell.wait().unwrap();
+    }
+
+    #[test]
+    fn a_job_lives_as_long_as_it_has_a_process_that_is_no_zombie() {
+        let processes = processes();
+        // The shell ends at once and waits to be reaped; what it started is in its job.
+        let (mut shell, child) = job_of("sleep 1000 & echo $!");
+        let child: u32 = child.parse().unwrap();
+        let job = job(&processes, child);
+        assert!(processes.is_alive(&job));
+        // SAFETY: kill(2) of a process that this test started.
+        unsafe { libc::kill(libc::pid_t::try_from(child).unwrap(), libc::SIGKILL) };
+        while processes.is_alive(&job) {
+            std::thread::yield_now();
+        }
+        assert!(fs::exists(format!("/proc/{}", shell.id())).unwrap(), "its leader was not reaped yet");
+        shell.wait().unwrap();
+    }
+
+    #[test]
+    fn a_job_of_another_start_or_boot_is_dead() {
+        let processes = processes();
+        let own = job(&processes, std::process::id());
+        assert!(processes.is_alive(&own));
+        assert!(!processes.is_alive(&Job { start: own.start + 1, ..own.clone() }));
+        assert!(!processes.is_alive(&Job { boot: BootId::new("earlier"), ..own }));
+    }
+
+    #[test]
+    fn a_child_in_a_job_of_its_own_descends_from_the_parents() {
+        let processes = processes();
+        let own = job(&processes, std::process::id());
+        let (mut shell, _) = job_of("echo; read -r _");
+        assert!(processes.descends_from(shell.id(), &own));
+        let child = job(&processes, shell.id());
+        assert!(!processes.descends_from(std::process::id(), &child));
+        drop(shell.stdin.take());
+        shell.wait().unwrap();
+    }
+
+    #[test]
+    fn an_exec_with_another_environment_is_seen() {
+        let processes = processes();
+        let (mut shell, _) = job_of("echo; read -r _; LOCKFS_SESSION=agent exec bash -c 'echo; read -r _'");
+        let pid = shell.id();
+        let id = || processes.claimant(requester(pid), Ttl::DEFAULT).unwrap().id.clone();
+        assert!(id().as_str().starts_with("dev1-"));
+        std::io::Write::write_all(shell.stdin.as_mut().unwrap(), b"\n").unwrap();
+        while id().as_str() != "agent" {
+            std::thread::yield_now();
+        }
+        drop(shell.stdin.take());
+        shell.wait().unwrap();
+    }
+
+    #[test]
+    fn a_caller_that_cannot_be_seen_is_a_session_of_its_user() {
+        let claimant = processes().claimant(Requester { uid: 77, gid: 7, pid: 0 }, Ttl::DEFAULT).unwrap();
+        assert_eq!((claimant.id.as_str(), &claimant.kind), ("77@dev1", &SessionKind::Unseen));
+    }
 }

@@ -30,17 +30,18 @@ use std::fmt;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-pub(crate) use self::error::LevelError;
+pub use self::error::LevelError;
+pub use self::log::Report;
+pub(crate) use self::log::set_aside;
 use self::log::{BatchLog, Opened};
-pub(crate) use self::log::{Durability, Report, check, set_aside};
 use self::space::{Space, Writer};
 use super::local::{Journal, TableStore};
-use super::{Health, StoreError};
+use super::{Durability, Health, StoreError};
 use crate::clock::{BootId, Clock, Now};
 use crate::table::{Change, Command, LockTable};
 
 /// A table whose changes are kept in a LevelDB.
-pub(crate) type LevelStore = TableStore<LevelJournal>;
+pub type LevelStore = TableStore<LevelJournal>;
 
 /// How many records one batch of a rewrite holds.
 const BATCH: usize = 1_000;
@@ -53,7 +54,7 @@ type Write = (Vec<u8>, Option<Vec<u8>>);
 
 /// The log behind a table.
 #[derive(Debug)]
-pub(crate) struct LevelJournal {
+pub struct LevelJournal {
     dir: PathBuf,
     durability: Durability,
     space: Mutex<Space>,
@@ -79,14 +80,17 @@ struct Writing {
 
 impl LevelStore {
     /// Opens the store in `dir`, or makes one there if there is nothing, whose root belongs to `uid` and `gid`.
-    pub(crate) fn open(
+    ///
+    /// # Errors
+    /// [`LevelError`]: someone else has it, it is damaged, or the system refuses something.
+    pub fn open(
         dir: &Path,
         durability: Durability,
         clock: Arc<dyn Clock>,
         boot: &BootId,
         (uid, gid): (u32, u32),
     ) -> Result<Self, LevelError> {
-        let Opened { mut log, entries, clean, .. } = BatchLog::open(dir, durability)?;
+        let Opened { mut log, entries, clean, lost } = BatchLog::open(dir, durability)?;
         let damaged = |what: String| LevelError::Damaged { dir: dir.to_owned(), what };
         let now = clock.now();
         let mut kept = codec::Contents::read(entries, now, boot).map_err(damaged)?;
@@ -98,7 +102,7 @@ impl LevelStore {
         let seconds = u32::try_from(now.wall.secs()).unwrap_or(0);
         let epoch = kept.epoch.map_or(seconds, |last| seconds.max(last.saturating_add(1)));
         let epoch = epoch.max(crate::lock::Token::EPOCH_MIN);
-        if !clean {
+        if !clean && lost == 0 {
             ::log::info!("the store was not closed cleanly, and is whole dir={}", dir.display());
         }
         let table = if kept.records.is_empty() {
@@ -131,6 +135,17 @@ impl LevelStore {
         };
         Ok(Self::new(table, clock, journal))
     }
+}
+
+/// Verifies the store in `dir` as an opening would, down to its records; changes nothing.
+///
+/// # Errors
+/// [`LevelError`]: what an opening would say.
+pub fn check(dir: &Path) -> Result<Report, LevelError> {
+    let (report, entries) = log::check(dir)?;
+    let damaged = |what| LevelError::Damaged { dir: dir.to_owned(), what };
+    codec::Contents::verify(entries).map_err(damaged)?;
+    Ok(report)
 }
 
 fn borrowed(writes: &[Write]) -> Vec<(&[u8], Option<&[u8]>)> {
@@ -183,17 +198,13 @@ impl Journal for LevelJournal {
 
     fn health(&self) -> Health {
         let writing = locked(&self.writer);
-        let durability = match self.durability {
-            Durability::Process => "process",
-            Durability::Power => "power",
-        };
         Health {
             backend: "leveldb",
             scope: "host",
             trouble: writing.failed.clone(),
             details: vec![
                 ("data_dir", self.dir.display().to_string()),
-                ("durability", durability.to_owned()),
+                ("durability", self.durability.to_string()),
             ],
         }
     }
@@ -208,29 +219,29 @@ impl Writing {
         let Some(log) = &mut self.log else {
             return Err(StoreError::Failed("it is closed".to_owned()));
         };
-        let (writes, last) = {
+        let (mut writes, last) = {
             let mut queue = locked(queue);
             (std::mem::take(&mut queue.writes), queue.last)
         };
-        if !writes.is_empty() {
-            log.commit(&borrowed(&writes)).map_err(|error| self.fail(&error))?;
+        match log.commit(&borrowed(&writes)) {
+            Ok(()) => {
+                self.kept = last;
+                Ok(())
+            }
+            Err(LevelError::NoSpace { .. }) => {
+                // Nothing was written; all of it waits, in its order, for the next who commits.
+                let mut queue = locked(queue);
+                writes.append(&mut queue.writes);
+                queue.writes = writes;
+                Err(StoreError::NoSpace)
+            }
+            Err(error) => Err(self.fail(&error)),
         }
-        self.kept = last;
-        Ok(())
     }
 
     fn fail(&mut self, error: &LevelError) -> StoreError {
         let why = self.failed.get_or_insert_with(|| error.to_string());
         StoreError::Failed(why.clone())
-    }
-}
-
-impl fmt::Display for Durability {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            Self::Process => "process",
-            Self::Power => "power",
-        })
     }
 }
 

@@ -13,7 +13,7 @@ use std::sync::{Arc, Mutex, MutexGuard};
 use super::{Health, LockStore, StoreError};
 use crate::clock::{Clock, Now};
 use crate::lock::{Attributes, Event, Ino, Session, SessionId, Token, Ttl};
-use crate::table::{Change, Command, Counts, Entry, LockTable, Outcome, Spot, View};
+use crate::table::{Change, Command, Counts, Entry, LockTable, New, Outcome, Reply, Spot, View};
 
 /// How many events a store remembers.
 const EVENTS_MAX: usize = 10_000;
@@ -33,7 +33,8 @@ pub trait Journal: Send + Sync + fmt::Debug {
     /// Returns once the step of that number, and all before it, are kept.
     ///
     /// # Errors
-    /// [`StoreError::Failed`], from then on for every step: the table is ahead of what is kept.
+    /// [`StoreError::NoSpace`]: it is not kept yet, and will be with a later step; [`StoreError::Failed`],
+    /// from then on for every step: the table is ahead of what is kept.
     fn commit(&self, step: u64) -> Result<(), StoreError>;
 
     /// Keeps everything and stops.
@@ -85,6 +86,24 @@ impl<J: Journal> TableStore<J> {
         })
     }
 
+    /// Takes back an acquire that was not kept: its caller is told that it has not got the lock.
+    fn undo(&self, command: &Command, outcome: &Outcome) {
+        let (Command::Acquire { caller, spot, new, .. }, Ok(Reply::Entry(_))) = (command, outcome) else {
+            return;
+        };
+        let (caller, spot) = (caller.clone(), spot.clone());
+        let release = match new {
+            New::Directory => Command::Rmdir { caller, spot },
+            New::File(_) | New::Symlink(_) => Command::Unlink { caller, spot },
+        };
+        if let Ok(mut state) = self.state() {
+            let now = self.clock.now();
+            let step = state.table.execute(now, &release);
+            state.remember(step.events);
+            self.journal.append(&state.table, now, &step.changes);
+        }
+    }
+
     fn read<T>(&self, ask: impl FnOnce(&LockTable, Now) -> T) -> Result<T, StoreError> {
         let state = self.state()?;
         Ok(ask(&state.table, self.clock.now()))
@@ -115,8 +134,11 @@ impl<J: Journal> LockStore for TableStore<J> {
             };
             (step.outcome, kept)
         };
-        if let Some(number) = kept {
-            self.journal.commit(number)?;
+        if let Some(number) = kept
+            && let Err(error) = self.journal.commit(number)
+        {
+            self.undo(command, &outcome);
+            return Err(error);
         }
         Ok(outcome)
     }

@@ -178,22 +178,6 @@ impl LockTable {
         self.tell(now, EventKind::Acquire, path, ino);
     }
 
-    /// Leaves a lock with its holder; one whose holder has ended goes to the caller.
-    fn keep_or_take(
-        &mut self,
-        now: Now,
-        caller: &Caller,
-        ino: Ino,
-        standing: Standing,
-    ) -> Result<(), Refusal> {
-        match self.object(ino).and_then(|object| object.record.session.clone()) {
-            Some(id) if standing == Standing::Holder => self.see(now, &id),
-            Some(_) => self.take_over(now, caller, ino)?,
-            None => {}
-        }
-        Ok(())
-    }
-
     pub(super) fn rename(
         &mut self,
         now: Now,
@@ -213,8 +197,8 @@ impl LockTable {
         // Two names of one object: rename(2) does nothing. From one session's view to another's it hands over.
         if goal == Some(source) {
             if let Some(heir) = heir {
-                self.claim_to_change(now, caller, source)?;
-                self.hand_to(now, source, heir);
+                let standing = self.may_change(caller, source)?;
+                self.hand_on(now, source, standing, heir);
             }
             return Ok(Reply::Entry(self.attributes_of(source)));
         }
@@ -236,9 +220,13 @@ impl LockTable {
                 if self.has_entries(now, goal) {
                     return Err(Refusal::Busy(None));
                 }
-                // Nothing is refused any more once a name has gone.
+                // Nothing is refused any more once something has changed.
+                let takes_source = heir.is_none() && standing != Standing::Holder;
+                if takes_source || goal_standing != Standing::Holder {
+                    self.ensure_session(now, caller)?;
+                }
                 self.keep_or_take(now, caller, goal, goal_standing)?;
-                self.keep_or_take(now, caller, source, standing)?;
+                self.keep_or_hand_on(now, caller, source, standing, heir)?;
                 self.leave_name(now, goal, to);
                 self.leave_name(now, source, from);
                 self.add_name(now, goal, from);
@@ -253,7 +241,7 @@ impl LockTable {
                         _ => {}
                     }
                 }
-                self.keep_or_take(now, caller, source, standing)?;
+                self.keep_or_hand_on(now, caller, source, standing, heir)?;
                 if let Some(goal) = goal {
                     self.release(now, goal, to);
                 }
@@ -261,10 +249,24 @@ impl LockTable {
             }
         }
         self.add_name(now, source, to);
-        if let Some(heir) = heir {
-            self.hand_to(now, source, heir);
-        }
         Ok(Reply::Entry(self.attributes_of(source)))
+    }
+
+    fn keep_or_hand_on(
+        &mut self,
+        now: Now,
+        caller: &Caller,
+        ino: Ino,
+        standing: Standing,
+        heir: Option<&SessionId>,
+    ) -> Result<(), Refusal> {
+        match heir {
+            Some(heir) => {
+                self.hand_on(now, ino, standing, heir);
+                Ok(())
+            }
+            None => self.keep_or_take(now, caller, ino, standing),
+        }
     }
 
     /// Takes a name from an object that gets another in the same step.

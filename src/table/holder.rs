@@ -48,18 +48,22 @@ impl LockTable {
 
     /// Lets the caller change the object, or says why not. A successor takes it over.
     pub(super) fn claim_to_change(&mut self, now: Now, caller: &Caller, ino: Ino) -> Result<(), Refusal> {
+        let standing = self.may_change(caller, ino)?;
+        self.keep_or_take(now, caller, ino, standing)
+    }
+
+    /// What the caller is to an object that it may change, or why it may not.
+    pub(super) fn may_change(&self, caller: &Caller, ino: Ino) -> Result<Standing, Refusal> {
         let object = self.object(ino).expect("the caller looked the object up in this step");
         // Nobody holds the root, a directory that outlived its session, or a file that is unlinked and
         // open: the kernel has judged by the modes, and there is nothing to add.
-        let Some(id) = object.record.session.clone() else {
-            return Ok(());
+        let Some(id) = &object.record.session else {
+            return Ok(Standing::Holder);
         };
         match self.standing(caller, object) {
-            Standing::Holder => self.see(now, &id),
-            Standing::Successor => self.take_over(now, caller, ino)?,
-            Standing::Peer { .. } | Standing::Stranger => return Err(Refusal::Busy(Some(id))),
+            standing @ (Standing::Holder | Standing::Successor) => Ok(standing),
+            Standing::Peer { .. } | Standing::Stranger => Err(Refusal::Busy(Some(id.clone()))),
         }
-        Ok(())
     }
 
     /// Lets the caller take the name away from the object, or says why not.
@@ -100,11 +104,33 @@ impl LockTable {
         })
     }
 
-    /// Makes the caller's session the holder of an object whose own has ended.
-    pub(super) fn take_over(&mut self, now: Now, caller: &Caller, ino: Ino) -> Result<(), Refusal> {
-        self.ensure_session(now, caller)?;
-        self.hand_to(now, ino, &caller.session.id);
+    /// Leaves a lock with its holder, who was seen alive; one whose holder has ended goes to the caller.
+    pub(super) fn keep_or_take(
+        &mut self,
+        now: Now,
+        caller: &Caller,
+        ino: Ino,
+        standing: Standing,
+    ) -> Result<(), Refusal> {
+        match self.object(ino).and_then(|object| object.record.session.clone()) {
+            Some(id) if standing == Standing::Holder => self.see(now, &id),
+            Some(_) => {
+                self.ensure_session(now, caller)?;
+                self.hand_to(now, ino, &caller.session.id);
+            }
+            None => {}
+        }
         Ok(())
+    }
+
+    /// Hands a lock from whoever may to a session that exists; both were seen alive.
+    pub(super) fn hand_on(&mut self, now: Now, ino: Ino, standing: Standing, heir: &SessionId) {
+        let holder = self.object(ino).and_then(|object| object.record.session.clone());
+        if let Some(id) = holder.filter(|_| standing == Standing::Holder) {
+            self.see(now, &id);
+        }
+        self.hand_to(now, ino, heir);
+        self.see(now, heir);
     }
 
     /// Hands an object to a session that exists, with a new token. What it holds already is left alone.

@@ -358,9 +358,8 @@ impl LockTable {
             return Err(Refusal::Invalid);
         }
         self.own_session(now, Some(caller), heir)?;
-        self.claim_to_change(now, caller, ino)?;
-        self.hand_to(now, ino, heir);
-        self.see(now, heir);
+        let standing = self.may_change(caller, ino)?;
+        self.hand_on(now, ino, standing, heir);
         Ok(Reply::Entry(self.attributes_of(ino)))
     }
 

@@ -4,6 +4,9 @@
 #![allow(dead_code, reason = "each test binary uses its own part")]
 #![allow(unreachable_pub, reason = "a module of several test binaries is nobody's crate")]
 
+pub mod job;
+pub mod sys;
+
 use std::fs;
 use std::io;
 use std::os::unix::process::CommandExt;

@@ -64,6 +64,8 @@ pub(crate) struct Deed<'a> {
     pub(crate) step: &'a Step,
     pub(crate) before: &'a Shadow,
     pub(crate) after: &'a Shadow,
+    /// The sessions that were not over when the step began.
+    pub(crate) living: &'a [SessionId],
 }
 
 impl Deed<'_> {
@@ -119,7 +121,9 @@ impl Deed<'_> {
     }
 
     fn has_lost(&self, spot: &Spot) -> bool {
-        let session = self.command.caller().and_then(|caller| self.after.sessions.get(&caller.session.id));
+        let session = self.command.caller().map(|caller| &caller.session.id);
+        let session =
+            session.filter(|id| self.living.contains(id)).and_then(|id| self.after.sessions.get(id));
         session.is_some_and(|session| session.lost.contains(&(spot.parent, spot.name.clone())))
     }
 

@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use lockfs::clock::Now;
 use lockfs::lock::{Attributes, Ino, Kind, LockPath, Record, Session, SessionId};
 use lockfs::table::{Change, Command, Entry, LockTable, Spot};
 
@@ -38,6 +39,14 @@ impl Shadow {
             records: numbers.into_iter().map(|ino| (ino, record(ino))).collect(),
             sessions: ids.into_iter().map(|id| (id.clone(), session(&id))).collect(),
         }
+    }
+
+    /// The table of what was kept, at the moment at which it is opened again. While it was closed nobody could
+    /// be seen, nor take what they held: that time does not count.
+    pub(crate) fn opened(self, epoch: u32, now: Now) -> LockTable {
+        let seen = |session: Session| Session { seen: now.boot, ..session };
+        let sessions = self.sessions.into_values().map(seen);
+        LockTable::restore(epoch, self.records.into_values(), sessions).expect("what was kept is whole")
     }
 
     /// Changes what a step says it changed, and nothing else.

@@ -326,3 +326,120 @@ impl Reader<'_> {
         Some(Session { id, ino, uid, gid, kind, origin, login, since, mtime, seen, ttl, ended, lost })
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+
+    const NOW: Now = Now { boot: BootTime::from_nanos(5_000_000_000), wall: WallTime::new(1_700_000_000, 7) };
+
+    fn record() -> Record {
+        Record {
+            ino: Ino::from_u64(0x6553_f100_0000_0001),
+            token: Token::from_u64(0x6553_f100_0000_0002),
+            body: Body::File(b"note".to_vec()),
+            places: vec![Place {
+                parent: Ino::ROOT,
+                name: Name::parse(b"a\xff").unwrap(),
+                cookie: Token::from_u64(0x6553_f100_0000_0001),
+            }],
+            mode: 0o644,
+            uid: 1000,
+            gid: 100,
+            mtime: WallTime::new(-1, 999_999_999),
+            ctime: WallTime::new(1_700_000_000, 1),
+            since: WallTime::new(1_699_999_999, 0),
+            session: Some(SessionId::parse(b"dev1-7-abc").unwrap()),
+            ttl: Ttl::For(Duration::from_secs(300)),
+            seen: BootTime::from_nanos(3_000_000_000),
+        }
+    }
+
+    fn session() -> Session {
+        Session {
+            id: SessionId::parse(b"dev1-7-abc").unwrap(),
+            ino: Ino::from_u64(0x6553_f100_0000_0000),
+            uid: 1000,
+            gid: 100,
+            kind: SessionKind::Job(Job { pgid: 7, start: 99, boot: BootId::new("boot") }),
+            origin: Origin { user: "alice".into(), host: "dev1".into(), pid: 7, command: "make".into() },
+            login: Some(Login::new("dev1-3-xyz")),
+            since: WallTime::new(1_699_999_999, 0),
+            mtime: WallTime::new(1_699_999_999, 0),
+            seen: BootTime::from_nanos(4_000_000_000),
+            ttl: Ttl::Never,
+            ended: true,
+            lost: vec![(Ino::ROOT, Name::parse(b"b").unwrap())],
+        }
+    }
+
+    fn key(prefix: u8, rest: &[u8]) -> Vec<u8> {
+        [&[prefix], rest].concat()
+    }
+
+    fn entries() -> Vec<(Vec<u8>, Vec<u8>)> {
+        vec![
+            (EPOCH.to_vec(), 5_u32.to_le_bytes().to_vec()),
+            (BOOT.to_vec(), b"boot".to_vec()),
+            (key(OBJECT, &record().ino.as_u64().to_be_bytes()), encode_record(&record(), NOW)),
+            (key(SESSION, b"dev1-7-abc"), encode_session(&session(), NOW)),
+        ]
+    }
+
+    fn hex(bytes: &[u8]) -> String {
+        bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+    }
+
+    #[test]
+    fn what_is_written_is_read_back() {
+        let contents = Contents::read(entries(), NOW, &BootId::new("boot")).unwrap();
+        assert_eq!(contents.epoch, Some(5));
+        assert_eq!(contents.records, [record()]);
+        assert_eq!(contents.sessions, [session()]);
+    }
+
+    /// These bytes are on users' disks: if this fails, the version of the frame must rise, and the old one
+    /// be read as before.
+    #[test]
+    fn version_1_is_these_bytes() {
+        let golden = include_str!("golden-v1.txt");
+        let now =
+            format!("{}\n{}\n", hex(&encode_record(&record(), NOW)), hex(&encode_session(&session(), NOW)));
+        assert_eq!(now, golden);
+    }
+
+    #[test]
+    fn after_another_boot_a_ttl_goes_on_by_the_wall_clock() {
+        let seen_at = |later: Duration| {
+            // The machine has been up for an hour.
+            let now = Now { boot: BootTime::from_nanos(3_600_000_000_000), wall: NOW.wall + later };
+            let contents = Contents::read(entries(), now, &BootId::new("another")).unwrap();
+            now.boot.since(contents.records[0].seen)
+        };
+        // It was written two seconds after it was seen.
+        assert_eq!(seen_at(Duration::from_secs(10)).as_secs(), 12);
+        let before = Now { wall: WallTime::new(0, 0), ..NOW };
+        let contents = Contents::read(entries(), before, &BootId::new("another")).unwrap();
+        assert_eq!(contents.records[0].seen, before.boot, "a wall clock from before it leaves the whole ttl");
+    }
+
+    #[test]
+    fn no_cut_or_flip_of_a_record_panics_or_passes_as_another_length() {
+        for (key, value) in entries() {
+            if key == EPOCH || key == BOOT {
+                continue;
+            }
+            for length in 0..value.len() {
+                let cut = vec![(key.clone(), value[..length].to_vec())];
+                assert!(Contents::read(cut, NOW, &BootId::new("boot")).is_err(), "cut to {length}");
+            }
+            for bit in 0..value.len() * 8 {
+                let mut flipped = value.clone();
+                flipped[bit / 8] ^= 1 << (bit % 8);
+                Contents::read(vec![(key.clone(), flipped)], NOW, &BootId::new("boot")).ok();
+            }
+        }
+    }
+}

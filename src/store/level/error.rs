@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 
 /// Why a level store cannot be opened, checked or written.
 #[derive(Debug)]
-pub(crate) enum LevelError {
+pub enum LevelError {
     /// Another process has the data directory open.
     Busy {
         /// The data directory.

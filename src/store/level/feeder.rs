@@ -267,18 +267,7 @@ impl Worker {
     }
 
     fn feed_changes(&mut self, segments: &[Segment], last: u64) -> Result<bool, Flaw> {
-        let applied = self.tables.applied();
-        let mut changes = HashMap::new();
-        for (_, batch) in segments.iter().flat_map(Segment::batches).filter(|(number, _)| *number > applied) {
-            for change in batch {
-                let (key, frame) = change?;
-                changes.insert(key, frame);
-            }
-        }
-        changes.retain(|key, frame| frame.is_some() || self.tables.holds(key));
-        let mut changes: Vec<Change<'_>> = changes.into_iter().collect();
-        changes.sort_unstable_by_key(|(key, _)| *key);
-
+        let changes = coalesced(segments, self.tables.applied(), |key| self.tables.holds(key))?;
         self.tables.begin_feed(last, &changes)?;
         let mut rest = &changes[..];
         while !rest.is_empty() {
@@ -331,6 +320,25 @@ impl Worker {
     }
 }
 
+/// The last change of each key in the batches after `applied`, sorted, without deletions of what LevelDB does not hold.
+fn coalesced(
+    segments: &[Segment],
+    applied: u64,
+    is_held: impl Fn(&[u8]) -> bool,
+) -> Result<Vec<Change<'_>>, Flaw> {
+    let mut changes = HashMap::new();
+    for (_, batch) in segments.iter().flat_map(Segment::batches).filter(|(number, _)| *number > applied) {
+        for change in batch {
+            let (key, frame) = change?;
+            changes.insert(key, frame);
+        }
+    }
+    changes.retain(|key, frame| frame.is_some() || is_held(key));
+    let mut changes: Vec<Change<'_>> = changes.into_iter().collect();
+    changes.sort_unstable_by_key(|(key, _)| *key);
+    Ok(changes)
+}
+
 /// How many of `changes` make one LevelDB batch; at least one, if there is one.
 fn fitting(changes: &[Change<'_>]) -> usize {
     let mut bytes = 0;
@@ -339,4 +347,43 @@ fn fitting(changes: &[Change<'_>]) -> usize {
         bytes <= FEED_BYTES
     };
     changes.iter().take_while(fits).count().max(1).min(changes.len())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::store::level::frame::open_frame;
+    use crate::store::level::journal::{Header, encode_header, encode_record};
+
+    #[test]
+    fn leveldb_gets_the_last_change_of_a_key_and_no_deletion_of_what_it_does_not_hold() {
+        let dir = tempfile::tempdir().unwrap();
+        let mut bytes = encode_header(1, Header { number: 1, first: 5, before: 0 }).to_vec();
+        let mut record = Vec::new();
+        let batches: [&[Change<'_>]; 4] = [
+            &[(b"before", Some(b"applied"))],
+            &[(b"held", Some(b"1")), (b"brief", Some(b"1"))],
+            &[(b"b", Some(b"2")), (b"brief", None), (b"held", None)],
+            &[(b"b", Some(b"3")), (b"a", Some(b"4")), (b"absent", None)],
+        ];
+        for (number, batch) in (5..).zip(batches) {
+            assert!(encode_record(&mut record, 1, number, batch));
+            bytes.extend_from_slice(&record);
+        }
+        fs::write(segment_path(dir.path(), 1), bytes).unwrap();
+        let segments = [Segment::read(dir.path(), 1, 1).unwrap()];
+        let changes = coalesced(&segments, 5, |key| key == b"held").unwrap();
+        let values: Vec<_> =
+            changes.iter().map(|(k, f)| (*k, f.map(|f| open_frame(k, f).unwrap()))).collect();
+        assert_eq!(values, [(&b"a"[..], Some(&b"4"[..])), (b"b", Some(b"3")), (b"held", None)]);
+    }
+
+    #[test]
+    fn a_leveldb_batch_is_never_empty_and_seldom_long() {
+        let frame = vec![0; FEED_BYTES / 3];
+        let changes: [Change<'_>; 5] = [(b"k", Some(&frame)); 5];
+        assert_eq!(fitting(&changes), 2);
+        assert_eq!(fitting(&[(b"k", Some(&[0; 2 * FEED_BYTES]))]), 1);
+        assert_eq!(fitting(&[]), 0);
+    }
 }

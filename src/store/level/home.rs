@@ -20,9 +20,9 @@ use std::os::fd::AsRawFd;
 use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 
+use crate::store::Durability;
 use crate::store::level::error::{Flaw, LevelError, io_flaw};
 use crate::store::level::journal::{Header, encode_header, segment_number, segment_path};
-use crate::store::level::log::Durability;
 use crate::store::level::tables::Tables;
 use crate::store::level::tail::{BootId, Tail, TailState};
 
@@ -33,8 +33,18 @@ const FORMAT_VERSION: u32 = 1;
 #[derive(Debug)]
 pub(crate) struct Home {
     dir: PathBuf,
-    /// Closing it unlocks. `None` where nothing can be locked: a check of a store that no process has ever opened.
-    _lock: Option<File>,
+    /// `None` where nothing can be locked: a check of a store that no process has ever opened.
+    lock: Option<File>,
+}
+
+impl Drop for Home {
+    fn drop(&mut self) {
+        if let Some(lock) = &self.lock {
+            // Closing alone would not unlock while a child that another thread has just forked still has the descriptor.
+            // SAFETY: the descriptor is open as long as `lock`.
+            unsafe { libc::flock(lock.as_raw_fd(), libc::LOCK_UN) };
+        }
+    }
 }
 
 /// What a data directory is.
@@ -56,6 +66,11 @@ impl Home {
             .mode(0o700)
             .create(dir)
             .map_err(|e| io_flaw("create", dir)(e).at(dir))?;
+        // Not even a lock file is put into what is not ours.
+        if let Err(foreign @ LevelError::Foreign { .. }) = (Self { dir: dir.to_owned(), lock: None }).state()
+        {
+            return Err(foreign);
+        }
         let path = dir.join("lock");
         let mut lock = OpenOptions::new()
             .read(true)
@@ -73,7 +88,7 @@ impl Home {
         if let Err(e) = name_me() {
             log::warn!("cannot write {}: {e}", path.display());
         }
-        Ok(Self { dir: dir.to_owned(), _lock: Some(lock) })
+        Ok(Self { dir: dir.to_owned(), lock: Some(lock) })
     }
 
     /// Locks `dir` without writing anything.
@@ -87,7 +102,7 @@ impl Home {
             Err(e) if e.kind() == ErrorKind::NotFound => None,
             Err(e) => return Err(io_flaw("open", &path)(e).at(dir)),
         };
-        Ok(Self { dir: dir.to_owned(), _lock: lock })
+        Ok(Self { dir: dir.to_owned(), lock })
     }
 
     /// The data directory.

@@ -18,6 +18,7 @@ use std::io;
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 
+use crate::store::Durability;
 use crate::store::level::error::{Flaw, LevelError, io_flaw};
 use crate::store::level::feeder::{Feeder, Sealed, SegmentFile, Start};
 use crate::store::level::home::{Home, State, sync_data, sync_dir};
@@ -32,15 +33,6 @@ use crate::store::level::verify::{Verified, verify};
 const SEGMENT_BYTES: u64 = if cfg!(test) { 16 << 10 } else { 8 << 20 };
 /// Without space, a segment this long is sealed too: fed to LevelDB, it may shrink.
 const SEGMENT_BYTES_WITHOUT_SPACE: u64 = 64 << 10;
-
-/// What a batch survives once it is acknowledged.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Durability {
-    /// The end of the process, however it comes: replied after write(2).
-    Process,
-    /// A power cut too: replied after fdatasync(2).
-    Power,
-}
 
 /// An open batch log. Dropping it is not a clean close; [`BatchLog::close`] is.
 #[derive(Debug)]
@@ -72,17 +64,17 @@ pub(crate) struct Opened {
 
 /// What `check` found in a store that is sound.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct Report {
+pub struct Report {
     /// Live records.
-    pub(crate) records: u64,
+    pub records: u64,
     /// The number of the last batch.
-    pub(crate) batches: u64,
+    pub batches: u64,
     /// Whether it was closed cleanly last time.
-    pub(crate) clean: bool,
+    pub clean: bool,
     /// How many acknowledged batches are known to have gone with the power.
-    pub(crate) lost: u64,
+    pub lost: u64,
     /// What the last process to open it promised.
-    pub(crate) durability: Durability,
+    pub durability: Durability,
 }
 
 impl BatchLog {
@@ -298,18 +290,19 @@ enum Append {
     Failed(&'static str, io::Error),
 }
 
-/// Reads and checks the whole store in `dir`, and changes nothing.
-pub(crate) fn check(dir: &Path) -> Result<Report, LevelError> {
+/// Reads and checks the whole store in `dir`, and changes nothing; returns its records too.
+pub(crate) fn check(dir: &Path) -> Result<(Report, Vec<Record>), LevelError> {
     let home = Home::claim_to_read(dir)?;
     let State::Store(store) = home.state()? else { return Err(LevelError::Absent { dir: dir.to_owned() }) };
     let verified = verify(&home, store)?;
-    Ok(Report {
+    let report = Report {
         records: verified.records.len() as u64,
         batches: verified.verdict.last,
         clean: verified.tail.clean,
         lost: verified.verdict.lost,
         durability: verified.tail.durability,
-    })
+    };
+    Ok((report, verified.records))
 }
 
 /// Moves the store in `dir` aside, whatever is wrong with it, so that the next `open` makes a new one; returns where to.

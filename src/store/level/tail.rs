@@ -25,9 +25,9 @@ use std::io;
 use std::os::unix::fs::FileExt;
 use std::path::Path;
 
+use crate::store::Durability;
 use crate::store::level::error::{Flaw, io_flaw};
 use crate::store::level::home::sync_data;
-use crate::store::level::log::Durability;
 
 const SLOT_BYTES: usize = 64;
 const SLOT_OFFSETS: [u64; 2] = [0, 512];

@@ -7,11 +7,11 @@
 use std::collections::BTreeMap;
 use std::ops::RangeInclusive;
 
+use crate::store::Durability;
 use crate::store::level::error::{Flaw, LevelError};
 use crate::store::level::frame::open_frame;
 use crate::store::level::home::Home;
 use crate::store::level::journal::{Change, End, Header, Segment};
-use crate::store::level::log::Durability;
 use crate::store::level::scan;
 use crate::store::level::tables::{self, Live, Meta, Record};
 use crate::store::level::tail::{BootId, Tail, TailState};
@@ -213,4 +213,129 @@ fn merge(records: Vec<Record>, changes: BTreeMap<&[u8], Option<&[u8]>>) -> Resul
     }
     changes.try_for_each(|change| put(&mut merged, change))?;
     Ok(merged)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const THIS_BOOT: BootId = BootId([1; 16]);
+    const EARLIER_BOOT: BootId = BootId([2; 16]);
+
+    /// Segment `number` behind segment `before`, with batches `first` to `last`.
+    fn segment(number: u64, before: u64, first: u64, last: u64) -> Segment {
+        let header = Some(Header { number, first, before });
+        let payloads = vec![0..0; (last + 1 - first) as usize];
+        Segment { number, header, payloads, good_len: 500, end: End::Whole, bytes: vec![] }
+    }
+
+    fn torn(segment: Segment, good_follows: bool) -> Segment {
+        Segment { end: End::Torn { good_follows }, ..segment }
+    }
+
+    fn unused(number: u64) -> Segment {
+        torn(Segment { header: None, payloads: vec![], good_len: 0, ..segment(number, 0, 1, 0) }, false)
+    }
+
+    fn tail(last: u64, segment: u64, boot: BootId) -> TailState {
+        TailState { last, segment, store: 1, durability: Durability::Process, clean: false, boot }
+    }
+
+    /// The last batch and the lost ones, or what is wrong.
+    fn judged(
+        segments: &[Segment],
+        tail: &TailState,
+        applied: u64,
+        feeding: u64,
+    ) -> Result<(u64, u64), String> {
+        let verdict = judge(segments, tail, applied, feeding, THIS_BOOT).map_err(|flaw| flaw.reason())?;
+        Ok((verdict.last, verdict.lost))
+    }
+
+    #[track_caller]
+    fn assert_refused(segments: &[Segment], tail: &TailState, applied: u64, feeding: u64, why: &str) {
+        let refusal = judged(segments, tail, applied, feeding).unwrap_err();
+        assert!(refusal.contains(why), "{refusal}");
+    }
+
+    #[test]
+    fn within_a_boot_the_journal_ends_where_the_tail_says_or_one_batch_later() {
+        let segments = [segment(4, 3, 10, 19), segment(5, 4, 20, 25), unused(6), unused(7)];
+        for (last, is_right) in [(23, false), (24, true), (25, true), (26, false)] {
+            let outcome = judged(&segments, &tail(last, 5, THIS_BOOT), 12, 15);
+            assert_eq!(outcome.is_ok(), is_right, "{last}: {outcome:?}");
+        }
+        let closed = TailState { clean: true, ..tail(24, 5, THIS_BOOT) };
+        assert_refused(&segments, &closed, 12, 15, "goes on behind batch 24");
+    }
+
+    #[test]
+    fn an_unknown_boot_is_never_this_boot() {
+        let state = tail(30, 5, BootId([0; 16]));
+        let verdict = judge(&[segment(5, 4, 20, 25)], &state, 19, 19, BootId([0; 16])).unwrap();
+        assert_eq!((verdict.last, verdict.lost), (25, 5));
+    }
+
+    #[test]
+    fn a_missing_segment_is_damage_wherever_it_was_and_whatever_happened() {
+        for boot in [THIS_BOOT, EARLIER_BOOT] {
+            let state = tail(39, 6, boot);
+            let all = || vec![segment(4, 3, 10, 19), segment(5, 4, 20, 29), segment(6, 5, 30, 39)];
+            assert_eq!(judged(&all(), &state, 9, 9), Ok((39, 0)));
+            for (missing, why) in [
+                (0, "journal-00000005 begins with batch 20, and batch 10 should be next"),
+                (1, "journal-00000005 is missing"),
+                (2, "journal-00000006 is missing"),
+            ] {
+                let mut segments = all();
+                segments.remove(missing);
+                assert_refused(&segments, &state, 9, 9, why);
+            }
+        }
+    }
+
+    #[test]
+    fn the_journal_reaches_what_leveldb_was_fed() {
+        for boot in [THIS_BOOT, EARLIER_BOOT] {
+            let state = tail(15, 4, boot);
+            assert_eq!(judged(&[segment(4, 3, 10, 15)], &state, 12, 15), Ok((15, 0)));
+            assert_refused(&[segment(4, 3, 10, 15)], &state, 12, 16, "and the tables have batch 16");
+        }
+    }
+
+    #[test]
+    fn a_segment_shorter_than_the_next_one_says_is_a_power_cut_or_damage() {
+        let segments = [segment(4, 3, 10, 15), segment(5, 4, 20, 25)];
+        assert_refused(&segments, &tail(25, 5, THIS_BOOT), 9, 9, "batch 16 should be next");
+        assert_eq!(judged(&segments, &tail(25, 5, EARLIER_BOOT), 9, 9), Ok((15, 10)));
+        let verdict = judge(&segments, &tail(25, 5, EARLIER_BOOT), 9, 9, THIS_BOOT).unwrap();
+        assert_eq!((verdict.discard, verdict.newest), (vec![5], 5));
+    }
+
+    #[test]
+    fn a_torn_end_is_cut_off_and_good_records_behind_it_are_damage_unless_the_power_went() {
+        let at_end = [segment(4, 3, 10, 19), torn(segment(5, 4, 20, 25), false)];
+        let verdict = judge(&at_end, &tail(25, 5, THIS_BOOT), 9, 9, THIS_BOOT).unwrap();
+        assert_eq!((verdict.last, verdict.cut), (25, Some((5, 500))));
+        let inside = [torn(segment(4, 3, 10, 19), true), unused(5)];
+        assert_refused(&inside, &tail(25, 4, THIS_BOOT), 9, 9, "good ones behind it");
+        assert_eq!(judged(&inside, &tail(25, 4, EARLIER_BOOT), 9, 9), Ok((19, 6)));
+        let before_another = [torn(segment(4, 3, 10, 19), false), segment(5, 4, 20, 25)];
+        assert_refused(&before_another, &tail(25, 5, THIS_BOOT), 9, 9, "ends badly");
+        let bad = [Segment { end: End::Bad, ..segment(4, 3, 10, 19) }];
+        assert_refused(&bad, &tail(19, 4, EARLIER_BOOT), 9, 9, "bad record at byte 500");
+    }
+
+    #[test]
+    fn a_segment_whose_header_went_with_the_power_is_empty() {
+        let segments = [unused(5)];
+        assert_eq!(judged(&segments, &tail(22, 5, EARLIER_BOOT), 19, 19), Ok((19, 3)));
+        assert_refused(
+            &segments,
+            &tail(22, 5, THIS_BOOT),
+            19,
+            19,
+            "cut short: it ends at batch 19, not at 22",
+        );
+    }
 }

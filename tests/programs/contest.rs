@@ -1,0 +1,120 @@
+//! A contest: many contenders raise one counter by reading it, waiting, and writing it back, and nothing but
+//! the lock under test keeps them from losing each other's work.
+//!
+//! The counter and all that watches over it stand outside of the mount.
+
+use std::fs::{self, Permissions};
+use std::os::unix::fs::PermissionsExt;
+use std::path::PathBuf;
+use std::process::{Child, Command, Stdio};
+
+use crate::common::Tree;
+use crate::said;
+
+/// What each contender runs: it needs `acquire` and `release`, which know the lock as `$LOCK` and a name that no
+/// other contender uses as `$ME`.
+const CONTENDER: &str = r#"
+nap() { read -rt "$1" <> "$ARENA/never"; }
+wrong() { echo "$ME: $*" >> "$ARENA/wrong"; }
+raise() {
+    mkdir "$ARENA/inside" || wrong 'somebody else is inside'
+    read -r count < "$ARENA/counter"
+    nap 0.002
+    echo $((count + 1)) > "$ARENA/counter"
+    rmdir "$ARENA/inside" || wrong 'somebody else was inside'
+}
+contend() {
+    for ((round = 0; round < ROUNDS; round++)); do
+        until acquire 2> "$ARENA/log.$ME"; do
+            if ((SECONDS > 60)); then wrong "never got it: $(cat "$ARENA/log.$ME")"; return; fi
+            nap "0.00$((RANDOM % 5 + 5))"
+        done
+        raise
+        release 2>> "$ARENA/wrong" || wrong "can't release"
+    done
+    rm -f "$ME"
+}
+"#;
+
+/// The shape of a contest.
+pub(crate) struct Contest {
+    /// How many jobs there are, each a login of its own, as scripts that cron starts.
+    pub(crate) jobs: usize,
+    /// How many contenders each job has: the background children of one script, which are one holder.
+    pub(crate) children: usize,
+    /// How often each contender raises the counter.
+    pub(crate) rounds: usize,
+    /// The users that jobs run as, in turn.
+    pub(crate) users: &'static [u32],
+}
+
+impl Default for Contest {
+    fn default() -> Self {
+        Self { jobs: 4, children: 2, rounds: 20, users: &[0] }
+    }
+}
+
+impl Contest {
+    /// Runs it with an acquire and a release in bash.
+    #[track_caller]
+    pub(crate) fn run(&self, acquire: &str, release: &str) {
+        let functions = format!("acquire() {{ {acquire}; }}\nrelease() {{ {release}; }}\n{CONTENDER}");
+        self.run_contenders(&functions, "contend");
+    }
+
+    /// Runs it with contenders that raise the counter themselves, by the rules of [`CONTENDER`].
+    #[track_caller]
+    pub(crate) fn run_contenders(&self, functions: &str, contender: &str) {
+        let tree = Tree::new();
+        let arena = Arena::new(&tree);
+        let jobs: Vec<Child> = (0..self.jobs)
+            .map(|job| {
+                let children =
+                    (0..self.children).map(|child| format!("ME=contender.{job}.{child} {contender} &"));
+                let children = children.collect::<Vec<_>>().join("\n");
+                // Each child answers for itself: `wait` without an argument would hide how it ended.
+                let script =
+                    format!("{functions}\n{children}\nfor child in $(jobs -p); do wait $child || exit; done");
+                arena.enter(tree.shell_as(self.users[job % self.users.len()], &script), self.rounds)
+            })
+            .collect();
+        for job in jobs {
+            let output = job.wait_with_output().unwrap();
+            assert!(output.status.success(), "a contender failed: {}", said(&output));
+        }
+        assert_eq!(arena.read("wrong"), "", "the lock let two in, or lost its holder");
+        let raised = self.jobs * self.children * self.rounds;
+        assert_eq!(arena.read("counter").trim(), raised.to_string(), "work was lost");
+        let left: Vec<_> =
+            fs::read_dir(tree.root()).unwrap().map(|entry| entry.unwrap().file_name()).collect();
+        assert!(left.iter().all(|name| name.as_encoded_bytes().starts_with(b".")), "left behind: {left:?}");
+    }
+}
+
+/// What the contenders fight over.
+struct Arena(PathBuf);
+
+impl Arena {
+    fn new(tree: &Tree) -> Self {
+        let arena = tree.scratch().join("arena");
+        fs::create_dir(&arena).unwrap();
+        fs::set_permissions(&arena, Permissions::from_mode(0o777)).unwrap();
+        for (file, content) in [("counter", "0\n"), ("wrong", "")] {
+            fs::write(arena.join(file), content).unwrap();
+            fs::set_permissions(arena.join(file), Permissions::from_mode(0o666)).unwrap();
+        }
+        // Nobody ever writes into it: reading it with a timeout is a sleep that starts no process.
+        let made = Command::new("mkfifo").args(["-m", "666"]).arg(arena.join("never")).status().unwrap();
+        assert!(made.success());
+        Self(arena)
+    }
+
+    fn enter(&self, mut job: Command, rounds: usize) -> Child {
+        job.env("ARENA", &self.0).env("LOCK", "contended").env("ROUNDS", rounds.to_string());
+        job.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap()
+    }
+
+    fn read(&self, file: &str) -> String {
+        fs::read_to_string(self.0.join(file)).unwrap()
+    }
+}
