@@ -133,6 +133,8 @@ impl LockFs {
             Ok(self.service.store().stat(ino)?.ok_or(Refusal::Gone)?)
         };
         let (attributes, keep) = match node {
+            // The dot directories stand in it too, and are not counted: see `synthetic`.
+            Node::Object(Ino::ROOT) => (Attributes { nlink: 1, ..stat(Ino::ROOT)? }, Keep::Briefly),
             Node::Object(ino) => {
                 let attributes = stat(ino)?;
                 let keep =

@@ -101,6 +101,18 @@ impl Nodes {
         }
     }
 
+    /// Notes that the session numbered `from` was merged into the one numbered `to`. The kernel has moved what
+    /// it knows of the one's directory to the other's name, and may use it for as long as it may remember it.
+    pub(super) fn redirect(&self, from: Ino, to: Ino) {
+        for (node, _) in self.known().values_mut() {
+            if let Node::View { session, .. } = node
+                && *session == from
+            {
+                *session = to;
+            }
+        }
+    }
+
     fn known(&self) -> std::sync::MutexGuard<'_, HashMap<u64, (Node, u64)>> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }

@@ -240,6 +240,12 @@ impl LockFs {
         let from = self.site(who, parent, name)?;
         let to = self.site(who, new_parent, new_name)?;
         let heir = to.view.filter(|heir| from.view.as_ref() != Some(heir));
+        // A lock that stands at the goal's name because it is the one to be handed over is in nobody's way:
+        // the heir's view does not show it. mv(1) asks with RENAME_NOREPLACE first.
+        let mode = match mode {
+            RenameMode::NoReplace if heir.is_some() && from.spot == to.spot => RenameMode::Replace,
+            mode => mode,
+        };
         let command = Command::Rename { caller: from.caller, from: from.spot, to: to.spot, mode, heir };
         self.service.step(who, command)?;
         Ok(())
@@ -256,7 +262,11 @@ impl LockFs {
             RenameMode::NoReplace | RenameMode::Replace => {}
         }
         let caller = self.caller_to_be(who, &to);
-        self.service.step(who, Command::MergeSession { caller, from, to })?;
+        let giver = self.service.store().session(&from)?;
+        let reply = self.service.step(who, Command::MergeSession { caller, from, to })?;
+        if let (Some(giver), Reply::Session(heir)) = (giver, reply) {
+            self.nodes.redirect(giver.ino, heir.ino);
+        }
         Ok(())
     }
 

@@ -6,7 +6,7 @@
 use super::describe;
 use super::node::Node;
 use super::{Error, LockFs};
-use crate::lock::{Body, Ino, Session, SessionId, Token, Ttl};
+use crate::lock::{Body, Ino, Kind, Session, SessionId, Token, Ttl};
 use crate::locks::Requester;
 use crate::table::{Caller, Command, Refusal, View};
 
@@ -52,7 +52,10 @@ impl LockFs {
     /// [`Refusal::Gone`] where it is not there any more.
     pub fn listxattr(&self, number: u64) -> Result<Vec<u8>, Error> {
         let subject = self.subject(number)?;
+        let is_info = matches!(self.node(number)?, Node::Info(_));
         let value = |name: &str| match &subject {
+            // The kernel reads no `user.` attribute of a symlink (xattr(7)): a program would fail at each.
+            Subject::Lock(view) if view.record.body.kind() == Kind::Symlink && !is_info => None,
             Subject::Lock(view) => self.value_of_lock(view, name),
             Subject::Session(session) => self.value_of_session(session, name),
             Subject::Nothing => None,

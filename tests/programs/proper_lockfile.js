@@ -4,7 +4,7 @@ const { setTimeout: sleep } = require('timers/promises');
 const lockfile = require('proper-lockfile');
 
 const { ARENA, LOCK, ROUNDS } = process.env;
-const retries = { forever: true, minTimeout: 1, maxTimeout: 10, randomize: true };
+const retries = { retries: 6000, minTimeout: 1, maxTimeout: 10, randomize: true };
 
 (async () => {
     for (let round = 0; round < Number(ROUNDS); round++) {
