@@ -1,6 +1,6 @@
 //! POSIX meaning: what a file system call on the mount means for locks. No FUSE type, and no errno.
 //!
-//! A call names inodes by number; [`node`] says what a number stands for. What changes a lock becomes one
+//! A call names inodes by number; `node.rs` says what a number stands for. What changes a lock becomes one
 //! [`Command`](crate::table::Command) on behalf of the calling process; what only looks asks the store.
 //! Nothing is kept here but handles, and what the kernel was told of synthetic inodes.
 

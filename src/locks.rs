@@ -210,3 +210,6 @@ impl LockService {
         self.holders(|holders| holders.closed(id));
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -15,12 +15,12 @@ pub(crate) fn note(text: impl Display) {
 
 /// One figure.
 pub(crate) fn figure(name: impl Display, value: impl Display) {
-    println!("  {name:<46} {value}");
+    println!("  {:<50} {value}", name.to_string());
 }
 
 /// One figure with a goal.
 pub(crate) fn goal(name: impl Display, value: impl Display, is_met: bool) {
-    println!("  {name:<46} {value}  {}", if is_met { "PASS" } else { "MISS" });
+    println!("  {:<50} {value}  {}", name.to_string(), if is_met { "PASS" } else { "MISS" });
 }
 
 /// Microseconds, as latencies are told.

@@ -26,7 +26,8 @@ pub(crate) fn run(mountpoint: &Path) -> io::Result<()> {
     let signals = unsafe {
         let mut set: libc::sigset_t = std::mem::zeroed();
         libc::sigemptyset(&raw mut set);
-        [libc::SIGTERM, libc::SIGINT].map(|signal| libc::sigaddset(&raw mut set, signal));
+        libc::sigaddset(&raw mut set, libc::SIGTERM);
+        libc::sigaddset(&raw mut set, libc::SIGINT);
         libc::pthread_sigmask(libc::SIG_BLOCK, &raw const set, std::ptr::null_mut());
         set
     };

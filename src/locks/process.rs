@@ -11,7 +11,7 @@ use std::fs::{self, File};
 use std::io::Read;
 use std::os::unix::fs::FileExt;
 use std::str::FromStr;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use super::Requester;
 use crate::clock::BootId;
@@ -67,7 +67,7 @@ pub struct Processes {
     boot: BootId,
     /// What tells this boot of this machine from all others, within a tag.
     machine: String,
-    known: Mutex<HashMap<u32, Known>>,
+    known: Mutex<HashMap<u32, Arc<Known>>>,
     /// When the leaders of jobs started that were seen alive: a job whose leader has gone keeps its name.
     leaders: Mutex<HashMap<u32, u64>>,
     users: Mutex<HashMap<u32, String>>,
@@ -184,15 +184,19 @@ impl Processes {
         &self.host
     }
 
+    fn known(&self) -> MutexGuard<'_, HashMap<u32, Arc<Known>>> {
+        self.known.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     /// The session of a caller: of its environment, else of its job, else of its user.
     pub(super) fn claimant(&self, who: Requester, ttl: Ttl) -> Result<Arc<Claimant>, SessionError> {
-        let mut known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(caller) = known.get(&who.pid)
+        let caller = self.known().get(&who.pid).cloned();
+        if let Some(caller) = caller
             && Image::read(&caller.stat) == Some(caller.image)
         {
             return Ok(Arc::clone(&caller.claimant));
         }
-        known.remove(&who.pid);
+        self.known().remove(&who.pid);
         // The thread's own line: the process' sums over all threads, which takes the kernel longer.
         let file = File::open(format!("/proc/{0}/task/{0}/stat", who.pid)).ok();
         let Some((file, stat)) = file.and_then(|file| Stat::read(&file).map(|stat| (file, stat))) else {
@@ -203,13 +207,15 @@ impl Processes {
             Some(id) => Claimant { id, kind: SessionKind::Named, ..job },
             None => job,
         });
+        let mut known = self.known();
         if known.len() >= KNOWN_MAX {
             known.retain(|_, caller| Stat::read(&caller.stat).is_some());
         }
         if known.len() >= KNOWN_MAX {
             known.clear();
         }
-        known.insert(who.pid, Known { stat: file, image: stat.image, claimant: Arc::clone(&claimant) });
+        let caller = Known { stat: file, image: stat.image, claimant: Arc::clone(&claimant) };
+        known.insert(who.pid, Arc::new(caller));
         Ok(claimant)
     }
 

@@ -4,8 +4,8 @@
 //! |---|---|
 //! | `m` `epoch` | the epoch of the last opening, 4 bytes, little-endian |
 //! | `m` `boot` | the boot whose `CLOCK_BOOTTIME` the records count on |
-//! | `o` inode number, 8 bytes, big-endian | a record ([`codec`]) |
-//! | `s` session name | a session ([`codec`]) |
+//! | `o` inode number, 8 bytes, big-endian | a record (`codec.rs`) |
+//! | `s` session name | a session (`codec.rs`) |
 //!
 //! A step is acknowledged once its changes are in the log. Several threads that wait share one write: whoever
 //! comes first takes what all of them queued. After an error of the log the memory may be ahead of the disk,

@@ -83,12 +83,18 @@ impl Job {
 
     /// Lets it go on, until its next pause or its end.
     pub fn resume(&mut self) {
-        assert!(!self.ended, "the job has ended");
-        self.wire.write_all(b"g").unwrap();
+        self.go();
         self.listen();
     }
 
-    fn listen(&mut self) {
+    /// Lets it go on, and does not wait.
+    pub fn go(&mut self) {
+        assert!(!self.ended, "the job has ended");
+        self.wire.write_all(b"g").unwrap();
+    }
+
+    /// Waits until it pauses or ends.
+    pub fn listen(&mut self) {
         let mut said = [0];
         match self.wire.read_exact(&mut said).map(|()| said[0]) {
             Ok(PAUSED) => {}

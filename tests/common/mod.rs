@@ -35,12 +35,18 @@ impl Tree {
 
     /// Mounts an empty tree with more options of `lockfs mount`.
     pub fn with(options: &[&str]) -> Self {
+        Self::prepared(options, |_| {})
+    }
+
+    /// The same, after `prepare` was shown where the store will be.
+    pub fn prepared(options: &[&str], prepare: impl FnOnce(&Path)) -> Self {
         let dir = tempfile::Builder::new().prefix("lockfs-test-").tempdir().expect("a temporary directory");
         // Other users than root must be able to get to the mountpoint.
         fs::set_permissions(dir.path(), std::os::unix::fs::PermissionsExt::from_mode(0o755)).unwrap();
         fs::create_dir(dir.path().join("locks")).unwrap();
         let options = options.iter().map(|&option| option.to_owned()).collect();
         let mut tree = Self { dir, daemon: None, options };
+        prepare(&tree.data_dir());
         tree.mount();
         tree
     }

@@ -1,7 +1,10 @@
 //! A contest: many contenders raise one counter by reading it, waiting, and writing it back, and nothing but
 //! the lock under test keeps them from losing each other's work.
 //!
-//! The counter and all that watches over it stand outside of the mount.
+//! The counter and all that watches over it stand outside of the mount. Every other job comes to the lock by a
+//! session of its own for each contender, `.sessions/<name>/<lock>`. On the plain path the kernel itself keeps
+//! two from one name: it looks it up and makes it under the lock of the directory. Those directories are others,
+//! and show only what their session holds: there nothing but the answer to the call itself excludes.
 
 use std::fs::{self, Permissions};
 use std::os::unix::fs::PermissionsExt;
@@ -36,6 +39,10 @@ contend() {
 }
 "#;
 
+/// Makes the contender one by a session of its own.
+const ENTER_SESSION: &str = "mkdir .sessions/$ME && cd .sessions/$ME || exit";
+const LEAVE_SESSION: &str = "status=$?; cd ../.. && rmdir .sessions/$ME && exit $status";
+
 /// The shape of a contest.
 pub(crate) struct Contest {
     /// How many jobs there are, each a login of its own, as scripts that cron starts.
@@ -69,9 +76,10 @@ impl Contest {
         let arena = Arena::new(&tree);
         let jobs: Vec<Child> = (0..self.jobs)
             .map(|job| {
-                let children =
-                    (0..self.children).map(|child| format!("ME=contender.{job}.{child} {contender} &"));
-                let children = children.collect::<Vec<_>>().join("\n");
+                let (enter, leave) = if job % 2 == 0 { ("", "") } else { (ENTER_SESSION, LEAVE_SESSION) };
+                let child =
+                    |child| format!("(export ME=contender.{job}.{child}\n{enter}\n{contender}\n{leave}) &");
+                let children = (0..self.children).map(child).collect::<Vec<_>>().join("\n");
                 // Each child answers for itself: `wait` without an argument would hide how it ended.
                 let script =
                     format!("{functions}\n{children}\nfor child in $(jobs -p); do wait $child || exit; done");

@@ -80,7 +80,7 @@ fn proper_lockfile_breaks_by_age_only_the_locks_of_ended_jobs() {
     // It ends without a release, as if it had been killed.
     let script = "require('proper-lockfile').lock('f', { realpath: false, lockfilePath: 'f' }).then(\
         () => process.kill(process.pid, 'SIGKILL'), error => { console.log(error); process.exit(1) })";
-    let lock = format!("NODE_PATH='{}' node -e \"{script}\" > /dev/null; [ $? = 137 ]", path.display());
+    let lock = format!("(NODE_PATH='{}' node -e \"{script}\"; [ $? = 137 ]) 2> /dev/null", path.display());
     let holder = tree.holder(&format!("{lock} && {AGE}"));
     breaks_only_the_dead(&tree, holder, &lock);
 }
