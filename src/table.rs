@@ -60,6 +60,8 @@ struct Object {
     record: Record,
     directory: Option<Directory>,
     check_at: Option<BootTime>,
+    /// Who held it when its last name went, and it lived on for being open. No store keeps such an object.
+    left_by: Option<SessionId>,
 }
 
 impl Object {
@@ -228,7 +230,7 @@ impl LockTable {
             _ => {}
         }
         let directory = is_directory.then(Directory::default);
-        match self.objects.insert(ino, Box::new(Object { record, directory, check_at: None })) {
+        match self.objects.insert(ino, Box::new(Object { record, directory, check_at: None, left_by: None })) {
             Some(_) => Err(format!("two records of inode {ino}")),
             None => Ok(()),
         }
@@ -418,13 +420,12 @@ impl LockTable {
         }
     }
 
-    /// Takes an object out of the table. It must have no name.
+    /// Takes an object out of the table. It must have no name: when the last went, no store kept it any more.
     fn remove(&mut self, ino: Ino) {
         self.leave_session(ino);
         self.unschedule(ino);
         if self.objects.remove(&ino).is_some() {
             self.tally.locks -= 1;
-            self.changes.push(Change::Object(ino));
         }
     }
 
@@ -455,8 +456,10 @@ impl LockTable {
             return;
         }
         if open {
+            let holder = record.session.clone();
             self.leave_session(ino);
             self.unschedule(ino);
+            self.objects.get_mut(&ino).expect("it is open").left_by = holder;
         } else {
             self.remove(ino);
         }

@@ -29,23 +29,20 @@ pub(crate) fn measure(extent: &Extent) -> io::Result<()> {
     heading(format_args!("{count} locks in {directories} directories, ttl {} s", extent.ttl.as_secs()));
     let (large_dir, empty_dir) = (disk_directory()?, disk_directory()?);
     let large = Place::lockfs_on(large_dir.path(), extent.ttl)?;
-    let mut worst = Vec::new();
-    let mut note_worst = |name: &str, run: &Measured| {
-        let slow = run.samples.iter().filter(|sample| sample.worst().0 > LONGEST).count();
-        let run_worst = run.worst();
-        figure(name, format_args!("{run_worst}, {slow} above {}", millis(LONGEST)));
-        worst.push(run_worst.span);
-    };
-
     let memory_before = large.memory()?;
     let fill = Work { task: Task::Acquire(EACH), threads: 16, directories, on: On::Any }.run(large.root())?;
     figure("filling it, 16 threads", format_args!("{:.0} acquires/s", fill.per_second()));
-    note_worst("worst single call while filling", &fill);
+    tell_worst("worst single call while filling", &fill);
     drop(fill);
     let per_lock = |memory: u64| memory.saturating_sub(memory_before) / count as u64;
     figure("memory per lock, after filling", format_args!("{} bytes", per_lock(large.memory()?)));
     large.unmount()?;
+    // Sixteen threads keep each other waiting on any file system, the more the fewer processors are free.
+    let some = directories.min(100);
+    let fill = Work { task: Task::Acquire(EACH), threads: 16, directories: some, on: On::Any };
+    tell_worst("worst single call while filling the null", &fill.run(Place::null()?.root())?);
 
+    let mut worst = Duration::ZERO;
     let mut mounts = Vec::new();
     let mut ratios = Vec::new();
     let mut p50 = (Vec::new(), Vec::new());
@@ -60,7 +57,7 @@ pub(crate) fn measure(extent: &Extent) -> io::Result<()> {
         let past_ttl = Task::Pairs(extent.ttl + extent.ttl / 4);
         if turn == 0 {
             let work = Work { task: past_ttl, threads: 1, directories, on: On::Any };
-            note_worst("worst single call, 1 thread, past the ttl", &work.run(large.root())?);
+            worst = tell_worst("worst single call, 1 thread, past the ttl", &work.run(large.root())?);
         }
         let work = Work { task: Task::Pairs(extent.slice), threads: 1, directories, on: On::One };
         large.put(On::One)?;
@@ -77,7 +74,7 @@ pub(crate) fn measure(extent: &Extent) -> io::Result<()> {
     // How long a call may take on this machine though the file system does nothing.
     let idle = Work { task: Task::Pairs(extent.ttl), threads: 1, directories, on: On::Any };
     let idle = idle.run(Place::null()?.root())?;
-    figure("worst single call of the null file system", idle.worst());
+    tell_worst("worst single call, 1 thread, on the null", &idle);
     figure("memory per lock, after mounting", format_args!("{} bytes", per_lock(memory)));
     figure("time to mount", millis(median_span(mounts)));
 
@@ -93,13 +90,16 @@ pub(crate) fn measure(extent: &Extent) -> io::Result<()> {
     figure(format_args!("acquire p50, {count} locks"), micros(median_span(p50.1)));
     let ratio = median(ratios);
     goal("acquire p50, large / empty", format_args!("{ratio:.2}, at most 1.30"), ratio <= 1.3);
-    let longest = worst.into_iter().max().unwrap_or_default();
-    goal(
-        "worst single call",
-        format_args!("{}, at most {}", millis(longest), millis(LONGEST)),
-        longest <= LONGEST,
-    );
+    let value = format!("{}, at most {}", millis(worst), millis(LONGEST));
+    goal("worst single call, 1 thread, past the ttl", value, worst <= LONGEST);
     Ok(())
+}
+
+fn tell_worst(name: &str, run: &Measured) -> Duration {
+    let slow = run.samples.iter().filter(|sample| sample.worst().0 > LONGEST).count();
+    let worst = run.worst();
+    figure(name, format_args!("{worst}, {slow} above {}", millis(LONGEST)));
+    worst.span
 }
 
 fn acquire_p50(run: &Measured) -> Duration {

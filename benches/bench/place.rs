@@ -14,7 +14,7 @@ use tempfile::TempDir;
 use crate::processor::{self, On};
 
 /// How long a daemon may take to mount or to end.
-const PATIENCE: Duration = Duration::from_secs(120);
+const PATIENCE: Duration = Duration::from_secs(60);
 
 /// A directory that clients work in.
 pub(crate) struct Place {

@@ -2,8 +2,7 @@
 
 use super::holder::Standing;
 use super::{
-    Caller, Change, Directory, Existing, LockTable, New, Object, Opening, Outcome, Refusal, RenameMode,
-    Reply, Spot,
+    Caller, Directory, Existing, LockTable, New, Object, Opening, Outcome, Refusal, RenameMode, Reply, Spot,
 };
 use crate::clock::Now;
 use crate::lock::{Body, EventKind, Ino, Kind, Record, SessionId, Ttl};
@@ -90,7 +89,7 @@ impl LockTable {
             seen: now.boot,
         };
         let directory = (kind == Kind::Directory).then(Directory::default);
-        self.objects.insert(ino, Box::new(Object { record, directory, check_at: None }));
+        self.objects.insert(ino, Box::new(Object { record, directory, check_at: None, left_by: None }));
         self.tally.locks += 1;
         self.join_session(ino, id);
         self.place(now, ino, spot, token);
@@ -297,8 +296,6 @@ impl LockTable {
         let unlinked = self.object(ino).is_some_and(|object| object.record.places.is_empty());
         if unlinked && ino != Ino::ROOT {
             self.remove(ino);
-            // No store kept it after its last name went.
-            self.changes.retain(|change| *change != Change::Object(ino));
         }
         Ok(Reply::Done)
     }

@@ -55,10 +55,14 @@ impl LockTable {
     /// What the caller is to an object that it may change, or why it may not.
     pub(super) fn may_change(&self, caller: &Caller, ino: Ino) -> Result<Standing, Refusal> {
         let object = self.object(ino).expect("the caller looked the object up in this step");
-        // Nobody holds the root, a directory that outlived its session, or a file that is unlinked and
-        // open: the kernel has judged by the modes, and there is nothing to add.
         let Some(id) = &object.record.session else {
-            return Ok(Standing::Holder);
+            return match &object.left_by {
+                // It has released it since the caller opened it: a touch must not take that for an acquire.
+                Some(last) if *last != caller.session.id => Err(Refusal::Busy(Some(last.clone()))),
+                // Nobody holds the root, or a directory that outlived its session; and what is unlinked and
+                // open is its last holder's: the kernel has judged by the modes, and there is nothing to add.
+                _ => Ok(Standing::Holder),
+            };
         };
         match self.standing(caller, object) {
             standing @ (Standing::Holder | Standing::Successor) => Ok(standing),

@@ -244,7 +244,8 @@ impl Deed<'_> {
         let target = self.target().and_then(|ino| self.row(ino));
         match refusal {
             Refusal::Busy(Some(_)) => {
-                ensure!(target.is_some_and(|row| !row.may_change()), "{target:?} may change it");
+                // What is unlinked and open has no row: it is its last holder's, who may be of any.
+                ensure!(target.is_none_or(|row| !row.may_change()), "{target:?} may change it");
             }
             Refusal::Held(_) => {
                 let linked = match self.command {

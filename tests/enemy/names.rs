@@ -99,7 +99,7 @@ fn a_tree_deeper_than_any_path_is_kept_listed_and_removed() {
     assert!(made.status.success(), "{made:?}");
     tree.kill();
     tree.mount();
-    let found = tree.run("timeout 20 find . -name 'd*' -type d | wc -l");
+    let found = tree.run("timeout 20 find d* -type d | wc -l");
     assert_eq!(String::from_utf8_lossy(&found.stdout).trim(), "60", "{found:?}");
     let removed = tree.run("timeout 20 rm -r d*");
     assert!(removed.status.success(), "{removed:?}");

@@ -57,7 +57,7 @@ pub(crate) struct Contest {
 
 impl Default for Contest {
     fn default() -> Self {
-        Self { jobs: 4, children: 2, rounds: 15, users: &[0] }
+        Self { jobs: 4, children: 2, rounds: 12, users: &[0] }
     }
 }
 

@@ -10,7 +10,7 @@ use crate::contest::Contest;
 use crate::{ALICE, BOB, need, need_library, script, succeeds};
 
 /// Contenders of which each is a job: for what takes a lock of the own job for free, as on a local disk.
-const JOBS: Contest = Contest { jobs: 8, children: 1, rounds: 15, users: &[0] };
+const JOBS: Contest = Contest { jobs: 8, children: 1, rounds: 12, users: &[0] };
 
 /// Where a lock goes between its look and its stat, liblockfile takes the name for stale and unlinks it: by then
 /// the lock of the next. Here no job can unlink another's; within one job that race is the library's, on every disk.

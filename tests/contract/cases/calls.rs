@@ -164,7 +164,9 @@ pub(crate) fn a_file_without_names_lives_while_it_is_open(tree: &mut dyn Tenant)
     assert!(tree.is_free("f"));
     let view = tree.view_of(ino).expect("it is open");
     assert_eq!((view.attributes.nlink, view.record.session, view.deadline), (0, None, None));
-    assert_eq!(tree.write_to(&bob(), ino, None, b"x"), Ok(ino), "whoever has it open");
+    assert_eq!(tree.write_to(&alice(), ino, None, b"x"), Ok(ino), "it was hers");
+    // A touch that opened it before it was unlinked must not take itself for its next holder.
+    assert!(matches!(tree.write_to(&bob(), ino, None, b"x"), Err(Refusal::Busy(Some(_)))), "not his");
     assert_eq!(tree.link_of(&alice(), ino, "g"), Err(Refusal::NoEntry));
     tree.create(&bob(), "f").expect("the name is free");
     tree.wait_secs(1_000_000);
