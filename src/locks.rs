@@ -18,7 +18,7 @@ pub use tending::Tending;
 
 use crate::lock::{Session, SessionError, SessionId, SessionKind, Ttl};
 use crate::store::{LockStore, StoreError};
-use crate::table::{Caller, Claimant, Command, Refusal, Reply};
+use crate::table::{Caller, Command, Refusal, Reply};
 
 /// The process behind a request, as the kernel names it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -72,8 +72,8 @@ enum Second {
     AsBefore,
     /// Ask once more: the holder is not what the store took it for.
     Again,
-    /// Ask once more, for the holder's session: the caller descends from its job.
-    As(Arc<Claimant>),
+    /// Ask once more, for the holder's session as well: the caller descends from its job.
+    AsWell,
 }
 
 /// A store, and what this host knows besides.
@@ -118,19 +118,19 @@ impl LockService {
     /// [`Denial::Session`] where its `LOCKFS_SESSION` is no session name.
     pub fn caller(&self, who: Requester) -> Result<Caller, Denial> {
         let session = self.processes.claimant(who, self.ttl)?;
-        Ok(Caller { uid: who.uid, gid: who.gid, session })
+        Ok(Caller { uid: who.uid, gid: who.gid, session, also: Vec::new() })
     }
 
     /// The caller of a request that changes nothing: of its user, where its environment makes no sense.
     pub fn onlooker(&self, who: Requester) -> Caller {
         let session = self.processes.onlooker(who, self.ttl);
-        Caller { uid: who.uid, gid: who.gid, session }
+        Caller { uid: who.uid, gid: who.gid, session, also: Vec::new() }
     }
 
     /// The caller of a request that names its session by its path; the session must exist to be used.
     pub fn caller_in(&self, who: Requester, id: &SessionId) -> Caller {
         let session = Arc::new(self.processes.named_claimant(who, id.clone(), self.ttl));
-        Caller { uid: who.uid, gid: who.gid, session }
+        Caller { uid: who.uid, gid: who.gid, session, also: Vec::new() }
     }
 
     /// Carries out what the process `who` asks.
@@ -138,14 +138,19 @@ impl LockService {
     /// # Errors
     /// [`Denial`]: the law's refusal, after a second look where the holder's job has ended or the caller
     /// descends from it; or the store's failure.
-    pub fn step(&self, who: Requester, command: Command) -> Result<Reply, Denial> {
+    pub fn step(&self, who: Requester, mut command: Command) -> Result<Reply, Denial> {
         let mut outcome = self.store.execute(&command)?;
-        if let Err(Refusal::Busy(Some(holder)) | Refusal::Held(Some(holder))) = &outcome {
-            outcome = match self.look_again(who, holder)? {
-                Second::AsBefore => outcome,
-                Second::Again => self.store.execute(&command)?,
-                Second::As(session) => self.store.execute(&command.clone().on_behalf_of(session))?,
+        // A rename may meet two holders.
+        for _ in 0..2 {
+            let Err(Refusal::Busy(Some(holder)) | Refusal::Held(Some(holder))) = &outcome else {
+                break;
             };
+            command = match self.look_again(who, holder)? {
+                Second::AsBefore => break,
+                Second::Again => command,
+                Second::AsWell => command.speaking_also_for(holder.clone()),
+            };
+            outcome = self.store.execute(&command)?;
         }
         match (&outcome, command.caller()) {
             (Ok(_), Some(caller)) => {
@@ -176,8 +181,7 @@ impl LockService {
             return Ok(Second::Again);
         }
         if self.processes.descends_from(who.pid, job) {
-            let claimant = self.processes.named_claimant(who, holder.clone(), self.ttl);
-            return Ok(Second::As(Arc::new(claimant)));
+            return Ok(Second::AsWell);
         }
         Ok(Second::AsBefore)
     }

@@ -230,7 +230,8 @@ impl LockTable {
             _ => {}
         }
         let directory = is_directory.then(Directory::default);
-        match self.objects.insert(ino, Box::new(Object { record, directory, check_at: None, left_by: None })) {
+        match self.objects.insert(ino, Box::new(Object { record, directory, check_at: None, left_by: None }))
+        {
             Some(_) => Err(format!("two records of inode {ino}")),
             None => Ok(()),
         }

@@ -38,8 +38,10 @@ pub struct Caller {
     pub uid: u32,
     /// The file-system group id.
     pub gid: u32,
-    /// The session it speaks for.
+    /// The session it speaks for, and acquires for.
     pub session: Arc<Claimant>,
+    /// Sessions that it speaks for besides: of the jobs that it descends from, as far as they were looked up.
+    pub also: Vec<SessionId>,
 }
 
 /// One entry of one directory.
@@ -392,9 +394,9 @@ impl Command {
         }
     }
 
-    /// The same command, asked on behalf of another session.
+    /// The same command, of a caller that speaks for one more session.
     #[must_use]
-    pub fn on_behalf_of(mut self, session: Arc<Claimant>) -> Self {
+    pub fn speaking_also_for(mut self, id: SessionId) -> Self {
         match &mut self {
             Self::Acquire { caller, .. }
             | Self::Unlink { caller, .. }
@@ -413,7 +415,7 @@ impl Command {
             | Self::MergeSession { caller, .. }
             | Self::TouchSession { caller, .. }
             | Self::SetSessionTtl { caller, .. }
-            | Self::EndSession { caller: Some(caller), .. } => caller.session = session,
+            | Self::EndSession { caller: Some(caller), .. } => caller.also.push(id),
             Self::EndSession { caller: None, .. }
             | Self::Close { .. }
             | Self::Renew { .. }

@@ -11,10 +11,11 @@ pub(super) enum Standing {
     Holder,
     /// It is of the same login as the job that held it, which has ended: it may take over.
     Successor,
-    /// It is of the same user (or root), and not of the session.
+    /// It is of the same user, or root, and not of the session.
     Peer {
-        /// Whether the holder is alive, as far as is known.
-        held: bool,
+        /// Whether it may take the lock away: the holder's job has ended, as far as is known, or root means
+        /// another user's lock.
+        may_remove: bool,
     },
     /// It is another user.
     Stranger,
@@ -33,7 +34,8 @@ impl LockTable {
             return if same_user { Standing::Holder } else { Standing::Stranger };
         };
         let session = &group.session;
-        if session.id == caller.session.id && Self::may_speak_for(caller, session) {
+        let is_own = session.id == caller.session.id && Self::may_speak_for(caller, session);
+        if is_own || caller.also.contains(&session.id) {
             return Standing::Holder;
         }
         if !same_user {
@@ -43,7 +45,7 @@ impl LockTable {
         if session.ended && of_a_job && session.login.is_some() && session.login == caller.session.login {
             return Standing::Successor;
         }
-        Standing::Peer { held: !session.ended }
+        Standing::Peer { may_remove: session.ended || caller.uid != record.uid }
     }
 
     /// Lets the caller change the object, or says why not. A successor takes it over.
@@ -58,7 +60,9 @@ impl LockTable {
         let Some(id) = &object.record.session else {
             return match &object.left_by {
                 // It has released it since the caller opened it: a touch must not take that for an acquire.
-                Some(last) if *last != caller.session.id => Err(Refusal::Busy(Some(last.clone()))),
+                Some(last) if *last != caller.session.id && !caller.also.contains(last) => {
+                    Err(Refusal::Busy(Some(last.clone())))
+                }
                 // Nobody holds the root, or a directory that outlived its session; and what is unlinked and
                 // open is its last holder's: the kernel has judged by the modes, and there is nothing to add.
                 _ => Ok(Standing::Holder),
@@ -84,7 +88,7 @@ impl LockTable {
             standing if standing != Standing::Holder && self.has_lost(now, caller, spot) => {
                 Err(Refusal::Lost)
             }
-            Standing::Peer { held: true } | Standing::Stranger => {
+            Standing::Peer { may_remove: false } | Standing::Stranger => {
                 Err(Refusal::Held(object.record.session.clone()))
             }
             standing => Ok(standing),
@@ -95,7 +99,7 @@ impl LockTable {
     pub(super) fn may_link(&self, caller: &Caller, ino: Ino) -> Result<Standing, Refusal> {
         let object = self.object(ino).expect("the caller looked the object up in this step");
         match self.standing(caller, object) {
-            Standing::Peer { held: true } | Standing::Stranger => {
+            Standing::Peer { may_remove: false } | Standing::Stranger => {
                 Err(Refusal::Held(object.record.session.clone()))
             }
             standing => Ok(standing),

@@ -30,7 +30,7 @@ fn agent(text: &str) -> Caller {
     let origin = Origin { user: "alice".into(), host: "dev1".into(), pid: 7, command: "sh".into() };
     let (kind, ttl, begin) = (SessionKind::Named, Ttl::For(TTL), Begin::WhereMissing);
     let session = Claimant { id: id(text), kind, origin, login: None, ttl, begin };
-    Caller { uid: ALICE, gid: ALICE, session: Arc::new(session) }
+    Caller { uid: ALICE, gid: ALICE, session: Arc::new(session), also: Vec::new() }
 }
 
 fn below(parent: Ino, text: &str) -> Spot {

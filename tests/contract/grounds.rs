@@ -2,10 +2,12 @@
 
 use std::sync::{Arc, Mutex};
 
-use lockfs::clock::{Clock, ManualClock, Now};
+use lockfs::clock::{BootId, Clock, ManualClock, Now};
 use lockfs::lock::{Attributes, Event, Ino, Session, SessionId, Token, Ttl};
-use lockfs::store::{EventPage, Health, LockStore, MemoryStore, StoreError};
+use lockfs::store::level::LevelStore;
+use lockfs::store::{Durability, EventPage, Health, LockStore, MemoryStore, StoreError};
 use lockfs::table::{Command, Counts, Entry, LockTable, Outcome, Spot, View};
+use tempfile::TempDir;
 
 use crate::house::Ground;
 use crate::shadow::Shadow;
@@ -22,6 +24,22 @@ impl Ground for Memory {
 
     fn open(&mut self, clock: Arc<ManualClock>) -> Box<dyn LockStore> {
         Box::new(MemoryStore::empty(clock, OWNER, OWNER))
+    }
+}
+
+/// A LevelDB in a directory of its own.
+#[derive(Debug)]
+pub(crate) struct Level(TempDir);
+
+impl Ground for Level {
+    fn lay() -> Self {
+        Self(tempfile::tempdir().expect("a temporary directory"))
+    }
+
+    fn open(&mut self, clock: Arc<ManualClock>) -> Box<dyn LockStore> {
+        let boot = BootId::new("the test's");
+        let store = LevelStore::open(self.0.path(), Durability::Process, clock, &boot, (OWNER, OWNER));
+        Box::new(store.expect("nobody else has the directory, and nothing is damaged"))
     }
 }
 

@@ -121,7 +121,7 @@ macro_rules! contract {
                     the_same_user_may_remove_when_the_job_has_ended
                     another_user_may_not_change
                     another_user_may_not_remove
-                    root_may_what_the_same_user_may
+                    root_removes_another_users_lock_and_changes_it_not
                     a_named_session_never_ends_by_itself
                     a_session_that_nobody_sees_never_ends_by_itself
                     the_name_of_a_session_gives_no_rights_to_another_user
@@ -199,4 +199,5 @@ macro_rules! contract {
 }
 
 contract!(memory: InMemory on crate::grounds::Memory, 200 histories);
+contract!(level: Durably on crate::grounds::Level, 100 histories);
 contract!(paper: Durably on crate::grounds::Paper, 200 histories);

@@ -15,6 +15,8 @@ enum Row {
     SameLoginJobEnded,
     SameUidJobEnded,
     SameUidAlive,
+    /// Root, on another user's lock, whose holder is alive.
+    RootOnAnothers,
     OtherUid,
     /// A directory that outlived its session.
     HeldByNobody {
@@ -38,6 +40,7 @@ impl Row {
         let same_login = session.login.is_some() && session.login == caller.session.login;
         match (own, is_job && session.ended) {
             (false, _) => Self::OtherUid,
+            (true, false) if caller.uid != record.uid => Self::RootOnAnothers,
             (true, false) => Self::SameUidAlive,
             (true, true) if same_login => Self::SameLoginJobEnded,
             (true, true) => Self::SameUidJobEnded,
@@ -50,7 +53,7 @@ impl Row {
 
     fn may_remove(self) -> bool {
         match self {
-            Self::Holder | Self::SameLoginJobEnded | Self::SameUidJobEnded => true,
+            Self::Holder | Self::SameLoginJobEnded | Self::SameUidJobEnded | Self::RootOnAnothers => true,
             Self::SameUidAlive | Self::OtherUid => false,
             Self::HeldByNobody { own } => own,
         }

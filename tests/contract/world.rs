@@ -44,7 +44,7 @@ pub(crate) fn caller(uid: u32, id: &str, kind: SessionKind, login: Option<&str>,
     let id = session_id(id);
     let login = login.map(Login::new);
     let session = Claimant { id, kind, origin, login, ttl, begin: Begin::WhereMissing };
-    Caller { uid, gid: uid, session: Arc::new(session) }
+    Caller { uid, gid: uid, session: Arc::new(session), also: Vec::new() }
 }
 
 pub(crate) fn job(pgid: u32) -> SessionKind {
