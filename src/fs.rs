@@ -137,9 +137,7 @@ impl LockFs {
             Node::Object(Ino::ROOT) => (Attributes { nlink: 1, ..stat(Ino::ROOT)? }, Keep::Briefly),
             Node::Object(ino) => {
                 let attributes = stat(ino)?;
-                let keep =
-                    if attributes.kind == Kind::Directory { self.keep_directory(ino)? } else { Keep::No };
-                (attributes, keep)
+                (attributes, keep(&attributes))
             }
             Node::Sessions => (self.synthetic(node, Kind::Directory, 0o1777)?, Keep::Briefly),
             Node::Control => (self.synthetic(node, Kind::Directory, 0o555)?, Keep::Briefly),
@@ -180,15 +178,6 @@ impl LockFs {
         Ok(Found { attributes: Attributes { ino: Ino::from_u64(node.number()), ..attributes }, keep })
     }
 
-    /// A directory is a lock where it is named `*.lock` or was given a ttl: a stale mtime would hurt its clients.
-    /// Any other is kept: the kernel asks for its mode and owner before each entry that is made or removed in
-    /// it, and forgets them after; kept not at all, it would ask five times for each acquire and release.
-    fn keep_directory(&self, ino: Ino) -> Result<Keep, Error> {
-        let record = self.service.store().view(ino)?.ok_or(Refusal::Gone)?.record;
-        let is_lock_by_name = record.places.iter().any(|place| place.name.as_bytes().ends_with(b".lock"));
-        Ok(if is_lock_by_name || record.ttl != Ttl::Never { Keep::No } else { Keep::Briefly })
-    }
-
     fn synthetic(&self, node: Node, kind: Kind, mode: u16) -> Result<Attributes, Error> {
         let root = self.service.store().stat(Ino::ROOT)?.ok_or(Refusal::Gone)?;
         let since: WallTime = self.about.since.wall;
@@ -203,6 +192,7 @@ impl LockFs {
             nlink: 1,
             mtime: since,
             ctime: since,
+            expires: false,
         })
     }
 
@@ -233,4 +223,11 @@ impl LockFs {
         let used = self.service.store().counts()?.locks;
         Ok(Usage { used, free: LOCKS_MAX.saturating_sub(used) })
     }
+}
+
+/// A directory that is a name, and not a lock, may be remembered: the kernel asks for its mode and owner
+/// before each entry that is made or removed in it, and the store checks the parent again at each step.
+fn keep(attributes: &Attributes) -> Keep {
+    let is_name = attributes.kind == Kind::Directory && !attributes.expires;
+    if is_name { Keep::Briefly } else { Keep::No }
 }

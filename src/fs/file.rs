@@ -50,14 +50,14 @@ impl LockFs {
             Access { emptied: true, .. } => Existing::OpenEmptied,
             Access { .. } => Existing::Open,
         };
-        let (session, name) = (caller.session.id.clone(), spot.name.clone());
+        let session = caller.session.id.clone();
         let new = New::File(Opening::Opened);
         let reply = self.service.step(who, Command::Acquire { caller, spot, new, mode, existing })?;
         let attributes = entry(reply)?;
         self.service.session_opened(&session);
         let handle = Handle { ino: Some(attributes.ino), session: Some(session), text: None };
         let handle = self.handles.insert(handle);
-        Ok(Opened { found: self.made(parent, &name, attributes)?, handle })
+        Ok(Opened { found: self.made(parent, attributes)?, handle })
     }
 
     /// open(2) of what is there.

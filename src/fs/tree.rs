@@ -1,7 +1,7 @@
 //! Names: lookup, mknod, mkdir, symlink, link, unlink, rmdir, rename; and what changes an inode's attributes.
 
 use super::node::Node;
-use super::{Error, Found, Keep, LockFs};
+use super::{Error, Found, Keep, LockFs, keep};
 use crate::lock::{Attributes, Ino, Kind, Name, SessionId};
 use crate::locks::{Denial, Requester};
 use crate::table::{
@@ -33,7 +33,7 @@ impl LockFs {
             Node::Object(Ino::ROOT) if name.as_bytes() == CONTROL => Node::Control,
             Node::Object(parent) => {
                 let attributes = self.at(parent, &name)?;
-                return Ok(Found { attributes, keep: keep(&attributes, &name) });
+                return Ok(Found { attributes, keep: keep(&attributes) });
             }
             Node::Sessions => {
                 let id = SessionId::parse(name.as_bytes()).map_err(|_| Refusal::NoEntry)?;
@@ -96,21 +96,20 @@ impl LockFs {
         mode: u16,
     ) -> Result<Found, Error> {
         let Site { caller, spot, .. } = self.site(who, parent, name)?;
-        let name = spot.name.clone();
         let command = Command::Acquire { caller, spot, new, mode, existing: Existing::Refuse };
         let attributes = entry(self.service.step(who, command)?)?;
-        self.made(parent, &name, attributes)
+        self.made(parent, attributes)
     }
 
-    /// What the kernel is told of an entry that was made at a name of `parent`: in a session's view, a view.
-    pub(super) fn made(&self, parent: u64, name: &Name, attributes: Attributes) -> Result<Found, Error> {
+    /// What the kernel is told of an entry that was made in `parent`: in a session's view, a view.
+    pub(super) fn made(&self, parent: u64, attributes: Attributes) -> Result<Found, Error> {
         let Node::View { session, .. } = self.node(parent)? else {
-            return Ok(Found { attributes, keep: keep(&attributes, name) });
+            return Ok(Found { attributes, keep: keep(&attributes) });
         };
         let node = Node::View { session, object: attributes.ino };
         self.nodes.remember(node);
         let ino = Ino::from_u64(node.number());
-        Ok(Found { attributes: Attributes { ino, ..attributes }, keep: keep(&attributes, name) })
+        Ok(Found { attributes: Attributes { ino, ..attributes }, keep: keep(&attributes) })
     }
 
     /// mknod(2) of a regular file.
@@ -308,11 +307,4 @@ pub(super) fn entry(reply: Reply) -> Result<Attributes, Error> {
         Reply::Entry(attributes) | Reply::Opened(attributes) => Ok(attributes),
         Reply::Session(_) | Reply::Count(_) | Reply::Done => Err(Refusal::Invalid.into()),
     }
-}
-
-/// A directory that is a name, and not a lock by its name, may be remembered: the store checks the parent
-/// again at each step.
-pub(super) fn keep(attributes: &Attributes, name: &Name) -> Keep {
-    let is_lock = name.as_bytes().ends_with(b".lock");
-    if attributes.kind == Kind::Directory && !is_lock { Keep::Briefly } else { Keep::No }
 }

@@ -115,4 +115,6 @@ pub struct Attributes {
     pub mtime: WallTime,
     /// `st_ctime`.
     pub ctime: WallTime,
+    /// Whether it has a ttl: of directories, those that are locks.
+    pub expires: bool,
 }

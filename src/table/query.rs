@@ -223,6 +223,7 @@ impl LockTable {
             nlink: directory.map_or(names, |directory| 2 + directory.subdirectories),
             mtime: changed.unwrap_or(record.mtime),
             ctime: changed.map_or(record.ctime, |changed| changed.max(record.ctime)),
+            expires: record.ttl != Ttl::Never,
         }
     }
 }
