@@ -5,6 +5,7 @@
 
 mod adapter;
 mod errno;
+mod intercept;
 mod mount;
 
 pub use mount::{Mount, MountError, MountFlag, MountOptions, Unmounter};

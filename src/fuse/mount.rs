@@ -13,7 +13,7 @@ use std::process::{Command, Stdio};
 
 use fuser::{BackgroundSession, Config, Session, SessionACL};
 
-use super::Adapter;
+use super::{Adapter, intercept};
 use crate::fs::LockFs;
 
 /// What `/proc/mounts` calls the type of the file system.
@@ -64,6 +64,8 @@ impl std::error::Error for MountError {}
 pub struct Mount {
     mountpoint: PathBuf,
     session: Option<BackgroundSession>,
+    // Last, so that the device is guarded until nobody reads from it.
+    _guard: intercept::Guard,
 }
 
 impl Mount {
@@ -79,12 +81,13 @@ impl Mount {
         let mountpoint = mountpoint.canonicalize().map_err(failed("the directory can't be entered"))?;
         let device = if is_root() { as_root(&mountpoint, options) } else { by_helper(&mountpoint, options) };
         let device = device.map_err(|(step, error)| failed(step)(error))?;
-        let mut config = Config::default();
-        config.n_threads = Some(THREADS);
-        // The kernel lets in whom the mount is for; there is nothing to check again.
-        let session = Session::from_fd(Adapter { fs }, device, SessionACL::All, config);
-        let session = session.and_then(Session::spawn).map_err(failed("fuse"))?;
-        Ok(Self { mountpoint, session: Some(session) })
+        let served = serve(fs, device).map_err(|(step, error)| {
+            // Mounted, and nobody answers: better not there at all.
+            Unmounter(mountpoint.clone()).unmount().ok();
+            failed(step)(error)
+        });
+        let (session, guard) = served?;
+        Ok(Self { mountpoint, session: Some(session), _guard: guard })
     }
 
     /// What ends it from another thread.
@@ -144,6 +147,22 @@ fn detach(mountpoint: &Path) -> io::Result<()> {
 
 /// What could not be done, and why.
 type Failure = (&'static str, io::Error);
+
+/// Begins to answer the requests of a device.
+fn serve(fs: LockFs, device: OwnedFd) -> Result<(BackgroundSession, intercept::Guard), Failure> {
+    let guard = intercept::guard(device.as_raw_fd());
+    let guard =
+        guard.ok_or_else(|| ("too many mounts in one process", io::ErrorKind::QuotaExceeded.into()))?;
+    let mut config = Config::default();
+    config.n_threads = Some(THREADS);
+    // The kernel lets in whom the mount is for; there is nothing to check again.
+    let session = Session::from_fd(Adapter { fs }, device, SessionACL::All, config);
+    let session = session.map_err(|error| ("fuse", error))?;
+    if !guard.has_seen_a_request() {
+        return Err(("requests pass by the guard: link no other read(2)", io::ErrorKind::Unsupported.into()));
+    }
+    Ok((session.spawn().map_err(|error| ("fuse", error))?, guard))
+}
 
 /// mount(2) by ourselves: the type is then `fuse.lockfs`, and no helper has to be there.
 fn as_root(mountpoint: &Path, options: &MountOptions) -> Result<OwnedFd, Failure> {
