@@ -8,6 +8,7 @@ use std::fmt;
 use std::io;
 use std::path::Path;
 use std::sync::Arc;
+use std::time::Duration;
 
 use crate::clock::{BootId, Clock, SystemClock};
 use crate::config::Settings;
@@ -16,6 +17,9 @@ use crate::fuse::{Mount, MountError, MountFlag, MountOptions, Unmounter};
 use crate::locks::{HostId, HostIdError, LockService, Processes, Tending};
 use crate::store::level::{LevelError, LevelStore};
 use crate::store::{LockStore, StoreError};
+
+/// How long an unmounted mount may go on answering before the daemon ends all the same.
+const GRACE: Duration = Duration::from_secs(3);
 
 /// Why a mount could not be served.
 #[derive(Debug)]
@@ -94,7 +98,7 @@ fn serve_store(
     ready: impl FnOnce(),
 ) -> Result<(), Error> {
     let host: HostId = settings.host_id.parse().map_err(Error::Host)?;
-    let service = Arc::new(LockService::new(store, Processes::new(host)?, settings.ttl));
+    let service = Arc::new(LockService::new(Arc::clone(&store), Processes::new(host)?, settings.ttl));
     service.take_up()?;
     let fs = LockFs::new(Arc::clone(&service), about(settings, clock));
     let mount = Mount::start(fs, &settings.mountpoint, &mount_options(settings))?;
@@ -102,7 +106,7 @@ fn serve_store(
     answers(&settings.mountpoint)?;
     log::info!("mounted at={}", settings.mountpoint.display());
     ready();
-    signals.end_by(mount.unmounter())?;
+    signals.end_by(mount.unmounter(), store)?;
     let served = mount.wait();
     drop(tending);
     log::info!("unmounted at={}", settings.mountpoint.display());
@@ -163,9 +167,10 @@ impl Signals {
         if result == 0 { Ok(Self(set)) } else { Err(io::Error::from_raw_os_error(result)) }
     }
 
-    /// Ends the mount when one of them comes. The thread stays behind when the mount ends by itself; it goes
-    /// with the process.
-    fn end_by(self, unmounter: Unmounter) -> io::Result<()> {
+    /// Ends the mount when one of them comes, and the process where that does not end it: another mount
+    /// namespace may have a copy of the mount, which nobody here can take away. The thread stays behind when
+    /// the mount ends by itself; it goes with the process.
+    fn end_by(self, unmounter: Unmounter, store: Arc<dyn LockStore>) -> io::Result<()> {
         let wait = move || {
             loop {
                 let mut signal = 0;
@@ -176,7 +181,12 @@ impl Signals {
                 log::info!("told to end signal={signal}");
                 if let Err(error) = unmounter.unmount() {
                     log::warn!("can't unmount: {error}");
+                    continue;
                 }
+                std::thread::sleep(GRACE);
+                log::warn!("ended, though the mount is still there in another mount namespace");
+                let closed = store.close();
+                std::process::exit(i32::from(closed.is_err()));
             }
         };
         std::thread::Builder::new().name("lockfs-signals".to_owned()).spawn(wait).map(drop)

@@ -2,7 +2,7 @@
 //!
 //! The command forks before it has a second thread and waits for one report down a pipe: ready, or an exit
 //! code and a line. The child leaves its terminal, its directory and its stdio only when it is ready: until
-//! then Ctrl-C reaches it, and an automount waits for its process group (`notes/systemd.md`). It keeps no
+//! then Ctrl-C reaches it, and an automount waits for its process group. It keeps no
 //! descriptor that it inherited: a lock on one of them would be held as long as the mount.
 
 use std::fs::File;
@@ -14,31 +14,34 @@ use super::{Exit, Failure, Outcome};
 
 /// The child's end of the pipe; takes one report.
 #[derive(Debug)]
-pub(crate) struct Report(File);
+pub(crate) struct Report {
+    pipe: File,
+    /// `/dev/null`, opened before anything depends on it.
+    null: File,
+}
 
 impl Report {
     /// Lets the command that waits return with success, and cuts what still ties this process to it.
     pub(crate) fn ready(mut self) -> io::Result<()> {
-        let null = File::options().read(true).write(true).open("/dev/null")?;
         // SAFETY: plain system calls on descriptors of this process; the child of a fork leads no process
         // group, so setsid(2) makes a session, as does chdir(2) to a constant path.
         unsafe {
             libc::setsid();
             libc::chdir(c"/".as_ptr());
             for stdio in 0..=2 {
-                libc::dup2(null.as_raw_fd(), stdio);
+                libc::dup2(self.null.as_raw_fd(), stdio);
             }
         }
-        self.0.write_all(&[Exit::Done.code()])
+        self.pipe.write_all(&[Exit::Done.code()])
     }
+}
 
-    /// Lets the command that waits end with `failure`.
-    fn failed(mut self, failure: &Failure) {
-        let mut report = vec![failure.exit.code()];
-        report.extend_from_slice(failure.message.as_bytes());
-        // Who waits may have been killed; then nobody wants to know.
-        let _ = self.0.write_all(&report);
-    }
+/// Lets the command that waits end with `failure`.
+fn tell(pipe: &mut File, failure: &Failure) {
+    let mut report = vec![failure.exit.code()];
+    report.extend_from_slice(failure.message.as_bytes());
+    // Who waits may have been killed; then nobody wants to know.
+    let _ = pipe.write_all(&report);
 }
 
 /// Runs `daemon` in a child process until it calls [`Report::ready`], and returns what that came to.
@@ -54,16 +57,25 @@ pub(crate) fn start(daemon: impl FnOnce(&mut Option<Report>) -> Outcome) -> Outc
         0 => {
             drop(reports);
             close_inherited(&report);
-            let mut report = Some(Report(File::from(report)));
+            let mut pipe = File::from(report);
+            let null = match File::options().read(true).write(true).open("/dev/null") {
+                Ok(null) => null,
+                Err(error) => {
+                    let failure = Failure::new(Exit::Failed, format!("cannot open /dev/null: {error}"));
+                    tell(&mut pipe, &failure);
+                    std::process::exit(failure.exit.code().into())
+                }
+            };
+            let mut report = Some(Report { pipe, null });
             let outcome = daemon(&mut report);
             let exit = match (&outcome, report) {
-                (Err(failure), Some(report)) => {
-                    report.failed(failure);
+                (Err(failure), Some(mut report)) => {
+                    tell(&mut report.pipe, failure);
                     failure.exit
                 }
-                (Ok(_), Some(report)) => {
+                (Ok(_), Some(mut report)) => {
                     let failure = Failure::new(Exit::Failed, "stopped before the mount answered");
-                    report.failed(&failure);
+                    tell(&mut report.pipe, &failure);
                     failure.exit
                 }
                 (Err(failure), None) => failure.exit,

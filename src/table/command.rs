@@ -368,10 +368,10 @@ pub struct Step {
     pub events: Vec<Event>,
 }
 
-impl Command {
-    /// Who asks; `None` where the daemon does.
-    pub fn caller(&self) -> Option<&Caller> {
-        match self {
+/// The caller of a command, by reference or by mutable reference as the command is.
+macro_rules! caller_of {
+    ($command:expr, $borrow:ident) => {
+        match $command {
             Self::Acquire { caller, .. }
             | Self::Unlink { caller, .. }
             | Self::Rmdir { caller, .. }
@@ -389,38 +389,23 @@ impl Command {
             | Self::MergeSession { caller, .. }
             | Self::TouchSession { caller, .. }
             | Self::SetSessionTtl { caller, .. } => Some(caller),
-            Self::EndSession { caller, .. } => caller.as_ref(),
+            Self::EndSession { caller, .. } => caller.$borrow(),
             Self::Close { .. } | Self::Renew { .. } | Self::MarkEnded { .. } | Self::Sweep { .. } => None,
         }
+    };
+}
+
+impl Command {
+    /// Who asks; `None` where the daemon does.
+    pub fn caller(&self) -> Option<&Caller> {
+        caller_of!(self, as_ref)
     }
 
     /// The same command, of a caller that speaks for one more session.
     #[must_use]
     pub fn speaking_also_for(mut self, id: SessionId) -> Self {
-        match &mut self {
-            Self::Acquire { caller, .. }
-            | Self::Unlink { caller, .. }
-            | Self::Rmdir { caller, .. }
-            | Self::Link { caller, .. }
-            | Self::Rename { caller, .. }
-            | Self::Open { caller, .. }
-            | Self::Write { caller, .. }
-            | Self::Truncate { caller, .. }
-            | Self::Change { caller, .. }
-            | Self::SetTtl { caller, .. }
-            | Self::SetDefaultTtl { caller, .. }
-            | Self::Break { caller, .. }
-            | Self::Transfer { caller, .. }
-            | Self::BeginSession { caller }
-            | Self::MergeSession { caller, .. }
-            | Self::TouchSession { caller, .. }
-            | Self::SetSessionTtl { caller, .. }
-            | Self::EndSession { caller: Some(caller), .. } => caller.also.push(id),
-            Self::EndSession { caller: None, .. }
-            | Self::Close { .. }
-            | Self::Renew { .. }
-            | Self::MarkEnded { .. }
-            | Self::Sweep { .. } => {}
+        if let Some(caller) = caller_of!(&mut self, as_mut) {
+            caller.also.push(id);
         }
         self
     }

@@ -4,6 +4,9 @@ use super::{LockTable, Object, Outcome, Reply};
 use crate::clock::{BootTime, Now};
 use crate::lock::{EventKind, Ino, SessionId, Ttl};
 
+/// How many deadlines a sweep looks at, for each lock that it may remove.
+const LOOKS: usize = 10;
+
 impl LockTable {
     /// When an object expires, or `None` for never: its ttl after the later of its own and its session's
     /// last sign of life. What has no name (the root; a file that is unlinked and open) never does.
@@ -131,11 +134,14 @@ impl LockTable {
 
     /// Removes locks past their deadline, the longest dead first, and sessions that nobody needs any more.
     pub(super) fn sweep(&mut self, now: Now, limit: usize) -> Outcome {
-        let mut swept = 0;
+        let (mut swept, mut looks) = (0, 0);
+        // A deadline that has moved costs a look and removes nothing: after a restart all of a session are due at once.
         while swept < limit
+            && looks < limit * LOOKS
             && let Some(&(at, ino)) = self.checks.first()
             && at <= now.boot
         {
+            looks += 1;
             self.unschedule(ino);
             let object = self.object(ino).expect("what is scheduled is in the table");
             if !self.has_passed(object, now) {

@@ -199,5 +199,4 @@ macro_rules! contract {
 }
 
 contract!(memory: InMemory on crate::grounds::Memory, 200 histories);
-contract!(level: Durably on crate::grounds::Level, 100 histories);
-contract!(paper: Durably on crate::grounds::Paper, 200 histories);
+contract!(level: Durably on crate::grounds::Level, 200 histories);

@@ -1,6 +1,6 @@
 //! What the batch log promises, and what happens to it in a hostile world.
 //!
-//! The traps of rusty-leveldb 4.0.2 that these tests stand for are listed in `notes/stores.md`; each was seen to fail with
+//! The traps of rusty-leveldb 4.0.2 that these tests stand for are named where they stand; each was seen to fail with
 //! its guard taken out. Segments and buffers are small in tests, so that a few hundred batches pass through all of it.
 
 use std::collections::BTreeMap;
