@@ -137,7 +137,7 @@ impl LockTable {
         let (mut swept, mut looks) = (0, 0);
         // A deadline that has moved costs a look and removes nothing: after a restart all of a session are due at once.
         while swept < limit
-            && looks < limit * LOOKS
+            && looks < limit.saturating_mul(LOOKS)
             && let Some(&(at, ino)) = self.checks.first()
             && at <= now.boot
         {
