@@ -83,12 +83,14 @@ pub struct LockService {
     processes: Processes,
     holders: Mutex<Holders>,
     ttl: Ttl,
+    scope: &'static str,
 }
 
 impl LockService {
     /// The service of `store` on the host that `processes` looks at; locks get `ttl` where nothing nearer says.
     pub fn new(store: Arc<dyn LockStore>, processes: Processes, ttl: Ttl) -> Self {
-        Self { store, processes, holders: Mutex::default(), ttl }
+        let scope = store.health().scope;
+        Self { store, processes, holders: Mutex::default(), ttl, scope }
     }
 
     /// The store, for what asks and changes nothing.
@@ -101,9 +103,9 @@ impl LockService {
         self.processes.host()
     }
 
-    /// What a lock gets where neither a directory nor its session says.
-    pub fn default_ttl(&self) -> Ttl {
-        self.ttl
+    /// How far the store's locks exclude others: `host`, `cluster`.
+    pub fn scope(&self) -> &'static str {
+        self.scope
     }
 
     /// Asks or tells the holders something, for as long as that takes and no longer.
@@ -201,7 +203,7 @@ impl LockService {
 
     /// A store of one host has the sessions of this host only, whatever the host was called before.
     fn is_of_this_host(&self, host: &str) -> bool {
-        self.store.health().scope == "host" || host == self.host().as_str()
+        self.scope == "host" || host == self.host().as_str()
     }
 
     /// Notes that a session has one more descriptor open: on a lock, or on its directory.

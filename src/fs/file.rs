@@ -88,7 +88,7 @@ impl LockFs {
             Node::Metrics => self.text(describe::metrics(&self.about, self.service.store(), &self.meters)?),
             Node::Info(ino) => {
                 let view = self.service.store().view(ino)?.ok_or(Refusal::Gone)?;
-                self.text(describe::info(&view, self.service.store().now(), self.scope()))
+                self.text(describe::info(&view, self.service.store().now(), self.service.scope()))
             }
             Node::Events(_) => Handle::default(),
             Node::Sessions | Node::Control | Node::InfoDirectory(_) => {
@@ -100,10 +100,6 @@ impl LockFs {
 
     fn text(&self, text: Vec<u8>) -> Handle {
         Handle { text: Some(text.into()), ..Handle::default() }
-    }
-
-    pub(super) fn scope(&self) -> &'static str {
-        self.service.store().health().scope
     }
 
     /// read(2): the note; of a lock with an empty one, to others than its holder, a description.
@@ -152,7 +148,7 @@ impl LockFs {
         {
             return text;
         }
-        let text = describe::describe(view, self.service.store().now(), self.scope()).into();
+        let text = describe::describe(view, self.service.store().now(), self.service.scope()).into();
         self.handles.set_text(handle, &text);
         text
     }

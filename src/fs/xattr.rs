@@ -94,7 +94,7 @@ impl LockFs {
             "expires" => Some(describe::expires(view, now)),
             "token" => Some(view.record.token.to_string()),
             "since" => Some(view.record.since.to_string()),
-            "scope" => Some(self.scope().to_owned()),
+            "scope" => Some(self.service.scope().to_owned()),
             "state" => Some(describe::state(view).to_owned()),
             "waiting" => Some("0".to_owned()),
             _ => of_origin(view.session.as_ref()?, name),
@@ -105,7 +105,7 @@ impl LockFs {
         match name {
             "ttl" => Some(describe::default_ttl(session.ttl)),
             "since" => Some(session.since.to_string()),
-            "scope" => Some(self.scope().to_owned()),
+            "scope" => Some(self.service.scope().to_owned()),
             "state" => Some(if session.ended { "ended" } else { "held" }.to_owned()),
             _ => of_origin(session, name),
         }

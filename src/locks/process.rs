@@ -96,8 +96,13 @@ impl Image {
         let length = file.read_at(&mut buffer, 0).ok()?;
         let line = &buffer[..length];
         let close = line.iter().rposition(|byte| *byte == b')')?;
+        Self::parse(std::str::from_utf8(&line[close + 1..]).ok()?)
+    }
+
+    /// From the fields behind the command.
+    fn parse(text: &str) -> Option<Self> {
         // Field 3 of the manual page is the first after the command.
-        let mut fields = (3..).zip(std::str::from_utf8(&line[close + 1..]).ok()?.split_ascii_whitespace());
+        let mut fields = (3..).zip(text.split_ascii_whitespace());
         let mut field = |number| fields.find(|(at, _)| *at == number).map(|(_, text)| text);
         Some(Self {
             pgid: group(field(5)?)?,
@@ -135,12 +140,7 @@ impl Stat {
             state: *field(3)?.as_bytes().first()?,
             parent: field(4)?.parse().ok()?,
             threads: field(20)?.parse().ok()?,
-            image: Image {
-                pgid: group(field(5)?)?,
-                sid: group(field(6)?)?,
-                start: field(22)?.parse().ok()?,
-                environment: field(50)?.parse().ok()?,
-            },
+            image: Image::parse(&text[close + 1..])?,
         })
     }
 
@@ -209,7 +209,7 @@ impl Processes {
         });
         let mut known = self.known();
         if known.len() >= KNOWN_MAX {
-            known.retain(|_, caller| Stat::read(&caller.stat).is_some());
+            known.retain(|_, caller| Image::read(&caller.stat).is_some());
         }
         if known.len() >= KNOWN_MAX {
             known.clear();
