@@ -41,6 +41,15 @@ pub trait LockStore: Send + Sync + fmt::Debug {
     /// [`StoreError`]: the store can't say.
     fn stat(&self, ino: Ino) -> Result<Option<Attributes>, StoreError>;
 
+    /// The same, where an answer of up to a second ago will do: of directories that are names and no locks, and
+    /// of what this very store has just made.
+    ///
+    /// # Errors
+    /// [`StoreError`]: the store can't say.
+    fn glance(&self, ino: Ino) -> Result<Option<Attributes>, StoreError> {
+        self.stat(ino)
+    }
+
     /// Everything known of an object.
     ///
     /// # Errors
@@ -83,11 +92,12 @@ pub trait LockStore: Send + Sync + fmt::Debug {
     /// [`StoreError`]: the store can't say.
     fn list_sessions(&self, after: Option<Ino>, limit: usize) -> Result<Vec<Session>, StoreError>;
 
-    /// How often a session must be renewed: the shortest ttl among what it holds and its own.
+    /// How often each of some sessions must be renewed: the shortest ttl among what it holds and its own; `None`
+    /// where it is not there.
     ///
     /// # Errors
     /// [`StoreError`]: the store can't say.
-    fn shortest_ttl(&self, id: &SessionId) -> Result<Option<Ttl>, StoreError>;
+    fn shortest_ttls(&self, ids: &[SessionId]) -> Result<Vec<Option<Ttl>>, StoreError>;
 
     /// Events after the one numbered `after` (they count from 1), oldest first.
     ///
@@ -158,6 +168,10 @@ pub struct Health {
 /// Why a store can't say, or can't keep it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum StoreError {
+    /// It can't be reached: certainly nothing has happened.
+    Unavailable(String),
+    /// It has not answered in time. What was asked may have happened; an acquire will be undone.
+    Timeout(String),
     /// It has failed, and does nothing more until it is opened again.
     Failed(String),
     /// Its disk is full.
@@ -167,6 +181,7 @@ pub enum StoreError {
 impl fmt::Display for StoreError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
+            Self::Unavailable(why) | Self::Timeout(why) => f.write_str(why),
             Self::Failed(why) => write!(f, "the store has failed: {why}"),
             Self::NoSpace => f.write_str("the disk of the store is full: free some space"),
         }

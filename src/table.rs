@@ -124,7 +124,7 @@ impl Group {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 struct Tally {
     locks: u64,
-    events: [u64; 7],
+    events: [u64; EventKind::ALL.len()],
 }
 
 impl LockTable {

@@ -133,8 +133,14 @@ pub(super) fn status(about: &About, store: &dyn LockStore) -> Vec<u8> {
     lines.into_bytes()
 }
 
-const KINDS: [EventKind; 5] =
-    [EventKind::Acquire, EventKind::Release, EventKind::Expire, EventKind::Break, EventKind::Transfer];
+const KINDS: [EventKind; 6] = [
+    EventKind::Acquire,
+    EventKind::Release,
+    EventKind::Expire,
+    EventKind::Break,
+    EventKind::Transfer,
+    EventKind::Lost,
+];
 
 fn plural(kind: EventKind) -> &'static str {
     match kind {
@@ -145,6 +151,7 @@ fn plural(kind: EventKind) -> &'static str {
         EventKind::Transfer => "transferred",
         EventKind::Begin => "begun",
         EventKind::End => "ended",
+        EventKind::Lost => "lost",
     }
 }
 

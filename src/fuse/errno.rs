@@ -12,6 +12,8 @@ use crate::table::Refusal;
 pub(super) fn of(error: &Error) -> Errno {
     match error {
         Error::Denied(Denial::Refused(refusal)) => of_refusal(refusal),
+        Error::Denied(Denial::Store(StoreError::Unavailable(_))) => Errno::EHOSTDOWN,
+        Error::Denied(Denial::Store(StoreError::Timeout(_))) => Errno::ETIMEDOUT,
         Error::Denied(Denial::Store(StoreError::Failed(_))) => Errno::EIO,
         Error::Denied(Denial::Store(StoreError::NoSpace)) => Errno::ENOSPC,
         Error::Denied(Denial::Session(_)) | Error::BadValue | Error::WrongKind => Errno::EINVAL,

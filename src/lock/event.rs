@@ -22,9 +22,23 @@ pub enum EventKind {
     Begin,
     /// A session ended.
     End,
+    /// A lock was gone with lost data, and when its host said that it holds it another had its name already.
+    Lost,
 }
 
 impl EventKind {
+    /// Every kind, each at its own number.
+    pub const ALL: [Self; 8] = [
+        Self::Acquire,
+        Self::Release,
+        Self::Expire,
+        Self::Break,
+        Self::Transfer,
+        Self::Begin,
+        Self::End,
+        Self::Lost,
+    ];
+
     /// The word in `.lockfs/events`.
     pub const fn as_str(self) -> &'static str {
         match self {
@@ -35,6 +49,7 @@ impl EventKind {
             Self::Transfer => "transfer",
             Self::Begin => "begin",
             Self::End => "end",
+            Self::Lost => "lost",
         }
     }
 }

@@ -77,9 +77,11 @@ impl LockService {
     /// # Errors
     /// [`StoreError`]: the store can't say; what could not be done is due again.
     pub fn tend(&self) -> Result<Duration, StoreError> {
-        for (id, steps) in self.holders(|holders| holders.unknown()) {
-            let ttl = self.store.shortest_ttl(&id)?;
-            self.holders(|holders| holders.learn(&id, steps, ttl));
+        for batch in self.holders(|holders| holders.unknown()).chunks(BATCH) {
+            let ids: Vec<SessionId> = batch.iter().map(|(id, _)| id.clone()).collect();
+            for ((id, steps), ttl) in batch.iter().zip(self.store.shortest_ttls(&ids)?) {
+                self.holders(|holders| holders.learn(id, *steps, ttl));
+            }
         }
         let jobs = self.holders(|holders| holders.jobs());
         let dead = jobs.into_iter().filter(|(_, job)| !self.processes.is_alive(job));

@@ -185,8 +185,8 @@ impl<J: Journal> LockStore for TableStore<J> {
         self.read(|table, now| table.list_sessions(now, after, limit))
     }
 
-    fn shortest_ttl(&self, id: &SessionId) -> Result<Option<Ttl>, StoreError> {
-        self.read(|table, _| table.shortest_ttl(id))
+    fn shortest_ttls(&self, ids: &[SessionId]) -> Result<Vec<Option<Ttl>>, StoreError> {
+        self.read(|table, _| ids.iter().map(|id| table.shortest_ttl(id)).collect())
     }
 
     fn events(&self, after: u64, limit: usize) -> Result<EventPage, StoreError> {

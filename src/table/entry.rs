@@ -33,10 +33,13 @@ impl LockTable {
         self.directory(ino).is_some()
     }
 
-    /// Whether a directory has live entries; what is dead in it is removed.
+    /// Whether a directory has live entries; where it has none, what is dead in it is removed.
     fn has_entries(&mut self, now: Now, ino: Ino) -> bool {
+        if self.object(ino).is_some_and(|object| self.has_live_entries(object, now)) {
+            return true;
+        }
         self.reap_entries(now, ino);
-        self.directory(ino).is_some_and(|directory| !directory.by_cookie.is_empty())
+        false
     }
 
     pub(super) fn acquire(

@@ -40,7 +40,7 @@ pub struct Counts {
     /// Sessions.
     pub sessions: u64,
     /// Events of each kind, in the order of [`EventKind`].
-    pub events: [u64; 7],
+    pub events: [u64; EventKind::ALL.len()],
 }
 
 impl Counts {

@@ -92,7 +92,7 @@ fn seen_in_store(store: &dyn LockStore, story: &Story) -> String {
         |ino| store.list(ino, None, ALL).expect(WORKS),
         |id: &SessionId, ino| store.list_held(id, ino, None, ALL).expect(WORKS),
         |id: &SessionId| store.session(id).expect(WORKS),
-        |id: &SessionId| store.shortest_ttl(id).expect(WORKS),
+        |id: &SessionId| store.shortest_ttls(std::slice::from_ref(id)).expect(WORKS)[0],
         store.list_sessions(None, ALL).expect(WORKS),
         store.counts().expect(WORKS)
     )

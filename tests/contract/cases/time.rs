@@ -152,7 +152,7 @@ pub(crate) fn a_lock_gets_the_ttl_of_its_session(tree: &mut dyn Tenant) {
     tree.set_session_ttl(&agent(), "agent", secs(7)).expect("it is hers");
     tree.create(&agent(), "after").expect("it is free");
     assert_eq!((tree.ttl("before"), tree.ttl("after")), (secs(TTL), secs(7)));
-    assert_eq!(tree.store().shortest_ttl(&session_id("agent")), Ok(Some(secs(7))));
+    assert_eq!(tree.store().shortest_ttls(&[session_id("agent")]), Ok(vec![Some(secs(7))]));
 }
 
 pub(crate) fn a_directory_never_expires(tree: &mut dyn Tenant) {

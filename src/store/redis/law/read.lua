@@ -1,0 +1,370 @@
+-- The part of the law that every script has: the namespace as it is, read once and remembered for the step.
+--
+-- Invariant: nothing here writes. An object whose deadline has passed is dead for every script, whether or not
+-- a sweep has removed it. Twin of `table.rs`, `table/expiry.rs` and `table/query.rs`, which say why.
+--
+-- Numbers: inodes, tokens and cookies are 8 bytes, most significant first; Lua's own numbers are exact to 2^53
+-- only. Times are microseconds, ttls milliseconds (0: never); file times are 12 opaque bytes. Strings of bytes
+-- are compared for equality only: `<` on strings follows the server's locale.
+--
+-- KEYS[1]  P .. 'meta', where P is `lockfs:{NAMESPACE}:`; every other key begins with P and lies in its slot
+-- ARGV[1]  the generation of the data that the daemon knows
+
+local P = string.sub(KEYS[1], 1, -5)
+local call, pack, parse, spread = redis.call, struct.pack, struct.unpack, unpack
+local clock = call('TIME')
+local NOW = clock[1] * 1000000 + clock[2]
+local WALL = pack('>I4I4I4', 0, clock[1], clock[2] * 1000)
+local ROOT = pack('>I4I4', 0, 1)
+local FILE, DIRECTORY, SYMLINK = 1, 2, 3
+local NAMED, JOB, UNSEEN = 1, 2, 3
+local VERSION = 1
+
+local DAY = 86400000000
+
+-- What the whole namespace has in common; nil where there is none.
+local meta
+
+local META = '>Bc16I4I4c40ddddddddddd'
+
+local function load_meta()
+  local text = call('GET', KEYS[1])
+  if not text then return end
+  if string.byte(text) ~= VERSION then
+    error('LOCKFS the namespace was written by another version of lockfs: ' .. string.byte(text))
+  end
+  local f = {parse(META, text)}
+  meta = {
+    gen = f[2], epoch = f[3], seq = f[4], replid = f[5],
+    events = f[6], locks = f[7], recover = f[8],
+    tally = {f[9], f[10], f[11], f[12], f[13], f[14], f[15], f[16]},
+  }
+end
+
+local function save_meta()
+  call('SET', KEYS[1], pack(META, VERSION, meta.gen, meta.epoch, meta.seq, meta.replid, meta.events, meta.locks,
+    meta.recover, spread(meta.tally)))
+end
+
+-- Whether the data is not what the daemon knows: it was lost, or another's was put in its place.
+local function is_foreign()
+  load_meta()
+  return not meta or meta.gen ~= ARGV[1]
+end
+
+local objects, sessions, dirs = {}, {}, {}
+
+local OBJECT = '>BBc8I2I4I4c12c12c12ddI4dBc0'
+
+local function parse_object(ino, text)
+  if string.byte(text) ~= VERSION then
+    error('LOCKFS a record was written by another version of lockfs: ' .. string.byte(text))
+  end
+  local o, at, n = {ino = ino, places = {}}
+  n, o.kind, o.token, o.mode, o.uid, o.gid, o.mtime, o.ctime, o.since, o.ttl, o.seen, o.size, o.default_ttl,
+    o.session, at = parse(OBJECT, text)
+  n, at = parse('>I2', text, at)
+  for i = 1, n do
+    local place = {}
+    place.parent, place.cookie, place.name, at = parse('>c8c8Bc0', text, at)
+    o.places[i] = place
+  end
+  return o
+end
+
+local function write_object(o)
+  local parts = {pack(OBJECT, VERSION, o.kind, o.token, o.mode, o.uid, o.gid, o.mtime, o.ctime, o.since, o.ttl,
+    o.seen, o.size, o.default_ttl, #o.session, o.session), pack('>I2', #o.places)}
+  for _, place in ipairs(o.places) do
+    parts[#parts + 1] = pack('>c8c8Bc0', place.parent, place.cookie, #place.name, place.name)
+  end
+  return table.concat(parts)
+end
+
+-- The object of that number, dead or alive; false where there is none.
+local function object(ino)
+  local o = objects[ino]
+  if o == nil then
+    local text = call('HGET', P .. 'o', ino)
+    o = text and parse_object(ino, text)
+    objects[ino] = o
+  end
+  return o
+end
+
+local SESSION = '>BBc8I4I4c12c12ddBI4BI2c0'
+
+local function session(id)
+  local s = sessions[id]
+  if s == nil then
+    local text = call('HGET', P .. 's', id)
+    if text then
+      if string.byte(text) ~= VERSION then
+        error('LOCKFS a session was written by another version of lockfs: ' .. string.byte(text))
+      end
+      local n, at
+      s = {id = id}
+      n, s.kind, s.ino, s.uid, s.gid, s.since, s.mtime, s.seen, s.ttl, s.ended, s.losses, s.has_login, s.login, at =
+        parse(SESSION, text)
+      s.rest = string.sub(text, at)
+    else
+      s = false
+    end
+    sessions[id] = s
+  end
+  return s
+end
+
+local function write_session(s)
+  return pack(SESSION, VERSION, s.kind, s.ino, s.uid, s.gid, s.since, s.mtime, s.seen, s.ttl, s.ended, s.losses,
+    s.has_login, #s.login, s.login) .. s.rest
+end
+
+-- Names that a session held and lost, oldest first, as parent .. name.
+local function lost(s)
+  if not s.lost then
+    s.lost = s.losses > 0 and call('LRANGE', P .. 'lost:' .. s.id, 0, -1) or {}
+  end
+  return s.lost
+end
+
+-- A directory: how many subdirectories, when an entry last came or went ('' where nobody knows), and what this
+-- step did to its entries.
+local function directory(ino)
+  local dir = dirs[ino]
+  if not dir then
+    local text = call('HGET', P .. 'd:' .. ino, '/')
+    dir = {ino = ino, subs = 0, changed = '', names = {}, added = {}}
+    if text then
+      dir.subs, dir.changed = parse('>I4Bc0', text)
+    end
+    dirs[ino] = dir
+  end
+  return dir
+end
+
+local function write_directory(dir)
+  return pack('>I4Bc0', dir.subs, #dir.changed, dir.changed)
+end
+
+-- The entry of that name: its cookie and its inode.
+local function entry(parent, name)
+  local dir = dirs[parent]
+  local known = dir and dir.names[name]
+  if known == nil then
+    known = call('HGET', P .. 'd:' .. parent, name)
+  end
+  if not known then return end
+  return string.sub(known, 1, 8), string.sub(known, 9)
+end
+
+-- All entries of a directory in the order in which they came, each a table of cookie, ino and name.
+local function entries(parent)
+  local dir = directory(parent)
+  local list = {}
+  for _, member in ipairs(call('ZRANGE', P .. 'l:' .. parent, 0, -1)) do
+    local name = string.sub(member, 17)
+    if dir.names[name] == nil then
+      list[#list + 1] = {cookie = string.sub(member, 1, 8), ino = string.sub(member, 9, 16), name = name}
+    end
+  end
+  -- Cookies rise with every step, so what came in this one comes last.
+  for _, name in ipairs(dir.added) do
+    local cookie, ino = entry(parent, name)
+    if cookie then
+      list[#list + 1] = {cookie = cookie, ino = ino, name = name}
+    end
+  end
+  return list
+end
+
+-- When an object expires; nil for never.
+local function deadline(o)
+  if o.ttl == 0 or #o.places == 0 then return end
+  local seen = o.seen
+  local s = o.session ~= '' and session(o.session)
+  if s and s.seen > seen then seen = s.seen end
+  return seen + o.ttl * 1000
+end
+
+local function has_passed(o)
+  local at = deadline(o)
+  return at ~= nil and at <= NOW
+end
+
+local SOME = 64
+
+-- Whether something alive stands in a directory, however far down.
+local function has_live_entries(ino)
+  local ahead = {ino}
+  while #ahead > 0 do
+    local parent = table.remove(ahead)
+    local function is_alive(child)
+      local o = object(child)
+      if o and not has_passed(o) then return true end
+      if o and o.kind == DIRECTORY then ahead[#ahead + 1] = child end
+    end
+    if dirs[parent] and next(dirs[parent].names) then
+      for _, e in ipairs(entries(parent)) do
+        if is_alive(e.ino) then return true end
+      end
+    else
+      -- The first few are nearly always enough.
+      local key, from = P .. 'l:' .. parent, 0
+      repeat
+        local members = call('ZRANGE', key, from, from + SOME - 1)
+        for _, member in ipairs(members) do
+          if is_alive(string.sub(member, 9, 16)) then return true end
+        end
+        from = from + SOME
+      until #members < SOME
+    end
+  end
+  return false
+end
+
+local function is_dead(o)
+  return has_passed(o) and not (o.kind == DIRECTORY and has_live_entries(o.ino))
+end
+
+-- The object of that number, if it is there and not dead.
+local function live(ino)
+  local o = object(ino)
+  return o and not is_dead(o) and o or nil
+end
+
+-- The path of an entry: names joined by slashes.
+local function path_at(parent, name)
+  local names = {name}
+  local o = object(parent)
+  while o and o.places[1] do
+    table.insert(names, 1, o.places[1].name)
+    o = object(o.places[1].parent)
+  end
+  return table.concat(names, '/')
+end
+
+-- What a session holds: changes of this step by id, each from ino to its ttl, or to false where it let go.
+local held = {}
+
+local function holds_now(id, ino)
+  local changed = held[id] and held[id][ino]
+  if changed ~= nil then return changed ~= false end
+  return call('ZSCORE', P .. 'h:' .. id, ino) ~= false
+end
+
+local function less(a, b)
+  local a_high, a_low = parse('>I4I4', a)
+  local b_high, b_low = parse('>I4I4', b)
+  return a_high < b_high or (a_high == b_high and a_low < b_low)
+end
+
+-- The inodes that a session holds, in their order.
+local function holds(id)
+  local changed = held[id] or {}
+  local all = {}
+  for _, ino in ipairs(call('ZRANGE', P .. 'h:' .. id, 0, -1)) do
+    if changed[ino] == nil then all[#all + 1] = ino end
+  end
+  for ino, ttl in pairs(changed) do
+    if ttl then all[#all + 1] = ino end
+  end
+  table.sort(all, less)
+  return all
+end
+
+local function holds_nothing(id)
+  local changed = held[id]
+  if not changed then return call('EXISTS', P .. 'h:' .. id) == 0 end
+  local count = 0
+  for _, ttl in pairs(changed) do
+    if ttl then return false end
+    count = count + 1
+  end
+  -- What is there besides what this step took away?
+  for _, ino in ipairs(call('ZRANGE', P .. 'h:' .. id, 0, count)) do
+    if changed[ino] == nil then return false end
+  end
+  return true
+end
+
+-- The shortest ttl among what a session holds: milliseconds, 0 for never, nil where it holds nothing.
+local function shortest_ttl(id)
+  local changed = held[id] or {}
+  local shortest
+  local count = 0
+  for _, ttl in pairs(changed) do
+    count = count + 1
+    if ttl and (not shortest or (ttl ~= 0 and (shortest == 0 or ttl < shortest))) then shortest = ttl end
+  end
+  local first = call('ZRANGE', P .. 'h:' .. id, 0, count, 'WITHSCORES')
+  for i = 1, #first, 2 do
+    if changed[first[i]] == nil then
+      local ttl = first[i + 1] == 'inf' and 0 or tonumber(first[i + 1])
+      if not shortest or (ttl ~= 0 and (shortest == 0 or ttl < shortest)) then shortest = ttl end
+      break
+    end
+  end
+  return shortest
+end
+
+local function holds_live(id)
+  for _, ino in ipairs(holds(id)) do
+    if live(ino) then return true end
+  end
+  return false
+end
+
+-- When a session that holds nothing alive may be begun anew; nil for never.
+local function lapses_at(s)
+  return s.ttl ~= 0 and s.seen + s.ttl * 1000 or nil
+end
+
+-- When a session that holds nothing alive is over: what it still holds then, it will have lost.
+local function ends_at(s)
+  local lapse = lapses_at(s)
+  if not lapse then return end
+  return (s.losses == 0 and holds_nothing(s.id)) and lapse or lapse + DAY
+end
+
+local function is_over(s)
+  local ended = s.ended == 1
+  if not ended then
+    local lapse = lapses_at(s)
+    ended = lapse ~= nil and lapse <= NOW and ends_at(s) <= NOW
+  end
+  return ended and not holds_live(s.id)
+end
+
+local function live_session(id)
+  local s = session(id)
+  return s and not is_over(s) and s or nil
+end
+
+-- Replies. Each is one string, taken apart by `codec.rs`.
+
+local function bytes(text)
+  return pack('>I4', #text) .. text
+end
+
+-- An object as stat(2) needs it.
+local function attributes(o)
+  local text = o.ino .. bytes(write_object(o))
+  if o.kind ~= DIRECTORY then return text end
+  local dir = directory(o.ino)
+  return text .. write_directory(dir)
+end
+
+local function session_text(s)
+  local names = lost(s)
+  local parts = {bytes(s.id), bytes(write_session(s)), pack('>I4', #names)}
+  for _, spot in ipairs(names) do parts[#parts + 1] = bytes(spot) end
+  return table.concat(parts)
+end
+
+-- A read is answered with the time, so that the daemon knows the server's clock, and with whether what is not
+-- there may only not be there yet.
+local function answer(text)
+  local waits = (meta.recover > NOW) and 1 or 0
+  return pack('>cdB', 'K', NOW, waits) .. text
+end

@@ -1,0 +1,106 @@
+-- What a host says it holds, where the server may have forgotten it. With `law/read.lua` and `law/step.lua`
+-- before it.
+--
+-- Invariant: a lock comes back as it was, with its token and its number; where its name has another holder by
+-- now, the higher token keeps it, and the other one has lost it, and is told. What is past its deadline does not
+-- come back.
+--
+-- ARGV[6]  the host
+-- ARGV[7]  'more' or 'all': whether this host has said everything then
+-- ARGV[8]  'd', 'o' or 's': a directory that leads to a lock, a lock, a session; directories from the top
+-- ARGV[9]  its number, or the session's name
+-- ARGV[10] its record
+-- ARGV[11] its note or target; of a session the names that it lost
+-- Further  four more of the same kind, and so on
+-- Returns  as `law/step.lua` says: how many came back
+
+local back = 0
+
+local function session_again(id, text, losses)
+  if session(id) then return end
+  sessions[id] = nil
+  call('HSET', P .. 's', id, text)
+  local s = session(id)
+  s.lost, s.lost_changed, s.losses = {}, true, 0
+  local at = 1
+  while at <= #losses do
+    local spot
+    spot, at = parse('>I4c0', losses, at)
+    s.lost[#s.lost + 1] = spot
+  end
+  s.losses = #s.lost
+  change_session(s)
+  later('ZADD', P .. 'n', 0, s.ino .. id)
+  s.check = false
+  emptied[#emptied + 1] = id
+end
+
+local function lose(o, spots)
+  for _, spot in ipairs(spots) do
+    push_event(LOST, o.token, o.session, o.ino, path_at(spot.parent, spot.name))
+  end
+  if o.session ~= '' then note_loss(o.session, spots) end
+end
+
+local function object_again(ino, text, body)
+  local mine = parse_object(ino, text)
+  local theirs = object(ino)
+  if theirs then
+    if not less(theirs.token, mine.token) then return end
+    for _, spot in ipairs(theirs.places) do displace(theirs, spot.parent, spot.name) end
+    leave_session(theirs)
+  end
+  local spots, lost_spots = mine.places, {}
+  mine.places = {}
+  objects[ino] = mine
+  for _, spot in ipairs(spots) do
+    local above = object(spot.parent)
+    local _, other_ino = entry(spot.parent, spot.name)
+    local other = other_ino and live(other_ino)
+    if not above or above.kind ~= DIRECTORY or (other and less(mine.token, other.token)) then
+      lost_spots[#lost_spots + 1] = spot
+    else
+      if other_ino and object(other_ino) then
+        if other then lose(other, other.places) end
+        end_by_force(other_ino, other and LOST or EXPIRE)
+      end
+      place(mine, spot.parent, spot.name, spot.cookie)
+    end
+  end
+  local id = mine.session
+  mine.session = ''
+  if #mine.places > 0 and (id == '' or session(id)) then
+    if not theirs then
+      meta.locks = meta.locks + 1
+      meta_changed = true
+    end
+    if mine.kind ~= DIRECTORY then bodies[ino] = body end
+    if id ~= '' then join_session(mine, id) end
+    schedule(mine)
+    back = back + 1
+  elseif theirs then
+    remove(mine, 'g')
+  else
+    objects[ino], dirty.objects[ino] = false, nil
+  end
+  mine.session = id
+  if #lost_spots > 0 then lose(mine, lost_spots) end
+  mine.session = objects[ino] and id or ''
+end
+
+local reply = before()
+if reply then return reply end
+for i = 8, #ARGV, 4 do
+  if ARGV[i] == 's' then
+    session_again(ARGV[i + 1], ARGV[i + 2], ARGV[i + 3])
+  else
+    object_again(ARGV[i + 1], ARGV[i + 2], ARGV[i + 3])
+  end
+end
+if ARGV[7] == 'all' then
+  call('SREM', P .. 'recover', ARGV[6])
+  if meta.recover ~= 0 and call('EXISTS', P .. 'recover') == 0 then
+    meta.recover, meta_changed = 0, true
+  end
+end
+return finish(count(back))

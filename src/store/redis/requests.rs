@@ -1,0 +1,650 @@
+//! Requests: one script, asked until the server has answered or the time is up.
+//!
+//! The invariant: a step is carried out once or not at all, and not after its time, whatever is lost on the way.
+//! So each has a number, which the server remembers with its answer, in a [`Seat`] that has one request under way
+//! at a time: asked again, it answers the same. Each has a deadline on the server's own clock. And what nobody
+//! knows the outcome of when the time is up goes to the list of what is to be undone.
+//!
+//! A connection is used until the first doubt. From then on the server counts as gone, until the keeper
+//! (`keeper.rs`) has made a new one and looked whether the data is what it was. Who asks meanwhile waits for that,
+//! but not longer than one command may take since the server was gone: then everybody is told at once.
+//!
+//! Lock order: none of these mutexes is held while another is taken, or while the server is asked.
+
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use redis::Value;
+
+use super::codec::{Malformed, Reader};
+use super::link::{Fault, Link, LinkError, Server};
+use super::meters::Meters;
+use super::primary::Primary;
+use super::script::{By, Script};
+use super::undo::{Undo, UndoList};
+use crate::clock::{BootTime, Clock, Now, WallTime};
+use crate::store::StoreError;
+
+/// How long to wait before asking again what the server can't say yet.
+const PAUSE: Duration = Duration::from_millis(20);
+
+/// The identity of a namespace's data: another for each time that it was founded.
+pub(super) type Generation = [u8; 16];
+
+/// What is known of the server's data.
+#[derive(Debug)]
+pub(super) struct Known {
+    /// Its identity; `None` before the first look.
+    pub(super) generation: Option<Generation>,
+    /// The highest epoch seen.
+    pub(super) epoch: u32,
+    /// The number of the last event seen.
+    pub(super) last_event: u64,
+    /// The server's clock less ours, in nanoseconds.
+    pub(super) offset: i128,
+    /// The same when it was first measured.
+    pub(super) first_offset: Option<i128>,
+    /// Since when it is gone, and why.
+    pub(super) gone: Option<Gone>,
+    /// What it said of itself last.
+    pub(super) server: Option<Server>,
+    /// Whether nothing is asked any more.
+    pub(super) is_closed: bool,
+    /// Whether the keeper is to look at once.
+    pub(super) is_called: bool,
+}
+
+/// That the server is gone.
+#[derive(Clone, Debug)]
+pub(super) struct Gone {
+    pub(super) since: BootTime,
+    pub(super) why: String,
+}
+
+/// A place from which one request at a time is made.
+#[derive(Debug)]
+struct Seat {
+    link: Option<Link>,
+    number: u32,
+    requests: u64,
+}
+
+/// What became of a step.
+#[derive(Debug)]
+pub(super) struct Answer {
+    /// When it was carried out, on the server's clock.
+    pub(super) now: Now,
+    /// What it answered, and what it changed.
+    pub(super) text: Vec<u8>,
+}
+
+/// Whether a step gives something that must be taken back where nobody knows whether it was given.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Gives {
+    /// A name to a holder.
+    Name,
+    /// Nothing of that kind.
+    Nothing,
+}
+
+/// Whether a request may wait for the server to come back.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Patience {
+    /// As long as one command may take.
+    Command,
+    /// Not at all: it is the keeper's, who brings the server back.
+    None,
+}
+
+/// Everything that is needed to ask.
+#[derive(Debug)]
+pub(super) struct Requests {
+    pub(super) primary: Arc<Primary>,
+    pub(super) clock: Arc<dyn Clock>,
+    pub(super) meters: Meters,
+    pub(super) undo: UndoList,
+    prefix: Vec<u8>,
+    meta: Vec<u8>,
+    /// The key of this daemon's answers.
+    answers: Vec<u8>,
+    acks: u8,
+    seats: Mutex<Vec<Seat>>,
+    last_seat: Mutex<u32>,
+    known: Mutex<Known>,
+    changed: Condvar,
+}
+
+impl Requests {
+    /// Asks `primary` about the keys that begin with `prefix`; no other daemon has the name `instance`.
+    pub(super) fn new(
+        primary: Arc<Primary>,
+        clock: Arc<dyn Clock>,
+        prefix: &str,
+        instance: &str,
+        acks: u8,
+        undo: UndoList,
+    ) -> Self {
+        let known = Known {
+            generation: None,
+            epoch: 0,
+            last_event: 0,
+            offset: 0,
+            first_offset: None,
+            gone: None,
+            server: None,
+            is_closed: false,
+            is_called: false,
+        };
+        Self {
+            primary,
+            clock,
+            meters: Meters::default(),
+            undo,
+            prefix: prefix.into(),
+            meta: format!("{prefix}meta").into(),
+            answers: format!("{prefix}q:{instance}").into(),
+            acks,
+            seats: Mutex::default(),
+            last_seat: Mutex::default(),
+            known: Mutex::new(known),
+            changed: Condvar::new(),
+        }
+    }
+
+    /// What is known of the server, for as long as `act` takes and no longer.
+    pub(super) fn known<T>(&self, act: impl FnOnce(&mut Known) -> T) -> T {
+        act(&mut self.lock_known())
+    }
+
+    fn lock_known(&self) -> MutexGuard<'_, Known> {
+        // Each field is whole at any time.
+        self.known.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The key of this daemon's answers.
+    pub(super) fn answers(&self) -> &[u8] {
+        &self.answers
+    }
+
+    /// A key of the namespace.
+    pub(super) fn key(&self, name: &str) -> Vec<u8> {
+        [self.prefix.as_slice(), name.as_bytes()].concat()
+    }
+
+    /// How long one command may take.
+    pub(super) fn limit(&self) -> Duration {
+        self.primary.endpoint().command_timeout
+    }
+
+    /// How many connections wait to be used.
+    pub(super) fn idle(&self) -> usize {
+        self.seats.lock().unwrap_or_else(PoisonError::into_inner).iter().filter(|seat| seat.link.is_some()).count()
+    }
+
+    /// The time on the server's clock, as far as it was last heard.
+    pub(super) fn now(&self) -> Now {
+        self.server_time(self.clock.now().boot)
+    }
+
+    fn server_time(&self, boot: BootTime) -> Now {
+        let offset = self.known(|known| known.offset);
+        let nanos = u64::try_from(i128::from(boot.as_nanos()) + offset).unwrap_or_default();
+        moment(BootTime::from_nanos(nanos))
+    }
+
+    /// Notes that the server's clock said `theirs` somewhere between two moments of ours.
+    fn compare_clocks(&self, theirs: BootTime, sent: BootTime, received: BootTime) {
+        let ours = sent + received.since(sent) / 2;
+        let offset = i128::from(theirs.as_nanos()) - i128::from(ours.as_nanos());
+        let step = self.known(|known| {
+            let before = std::mem::replace(&mut known.offset, offset);
+            known.first_offset.get_or_insert(offset);
+            (before != 0).then_some(offset - before)
+        });
+        if let Some(step) = step.filter(|step| step.abs() > 500_000_000) {
+            log::warn!("the clock of redis has stepped, and leases with it by_ms={}", step / 1_000_000);
+        }
+    }
+
+    /// Ends everything that waits.
+    pub(super) fn close(&self) {
+        self.known(|known| known.is_closed = true);
+        self.changed.notify_all();
+        self.seats.lock().unwrap_or_else(PoisonError::into_inner).clear();
+    }
+
+    /// Waits at most `span` for the keeper to be called; whether it is to go on.
+    pub(super) fn rest(&self, span: Duration) -> bool {
+        let known = self.lock_known();
+        let wait = self.changed.wait_timeout_while(known, span, |known| !known.is_closed && !known.is_called);
+        let (mut known, _) = wait.unwrap_or_else(PoisonError::into_inner);
+        known.is_called = false;
+        !known.is_closed
+    }
+
+    /// Lets the keeper look at once.
+    pub(super) fn call_keeper(&self) {
+        self.known(|known| known.is_called = true);
+        self.changed.notify_all();
+    }
+
+    /// The server is gone, says a request.
+    pub(super) fn lose(&self, why: &LinkError) {
+        let now = self.clock.now().boot;
+        let is_new = self.known(|known| {
+            let is_new = known.gone.is_none();
+            let since = known.gone.as_ref().map_or(now, |gone| gone.since);
+            known.gone = Some(Gone { since, why: why.to_string() });
+            known.is_called = true;
+            is_new
+        });
+        self.changed.notify_all();
+        if is_new {
+            self.meters.outages.count();
+            log::warn!("redis is gone: {why}");
+        }
+    }
+
+    /// The server is back, says the keeper, over `link`.
+    pub(super) fn regain(&self, link: Link) {
+        let server = link.server().clone();
+        self.meters.connected.count();
+        let was_gone = self.known(|known| {
+            known.server = Some(server);
+            known.gone.take()
+        });
+        let mut seat = self.seat();
+        seat.link = Some(link);
+        self.give_back(seat);
+        self.changed.notify_all();
+        if let Some(gone) = was_gone {
+            let span = self.clock.now().boot.since(gone.since);
+            log::info!("redis is back after_ms={}", span.as_millis());
+        }
+    }
+
+    fn seat(&self) -> Seat {
+        let free = self.seats.lock().unwrap_or_else(PoisonError::into_inner).pop();
+        free.unwrap_or_else(|| {
+            let mut last = self.last_seat.lock().unwrap_or_else(PoisonError::into_inner);
+            *last += 1;
+            Seat { link: None, number: *last, requests: 0 }
+        })
+    }
+
+    fn give_back(&self, seat: Seat) {
+        self.seats.lock().unwrap_or_else(PoisonError::into_inner).push(seat);
+    }
+
+    /// A connection for `seat`: its own, or a new one; waits until `deadline` where the server is gone.
+    fn connect<'a>(&self, seat: &'a mut Seat, deadline: BootTime, patience: Patience) -> Result<&'a mut Link, StoreError> {
+        if !seat.link.as_ref().is_some_and(Link::is_usable) {
+            seat.link = None;
+        }
+        while seat.link.is_none() {
+            self.await_server(deadline, patience)?;
+            match Link::connect(&self.primary) {
+                Ok(link) => {
+                    self.meters.connected.count();
+                    self.known(|known| known.server = Some(link.server().clone()));
+                    seat.link = Some(link);
+                }
+                Err(error) if patience == Patience::None => {
+                    return Err(StoreError::Unavailable(error.to_string()));
+                }
+                Err(error) => self.lose(&error),
+            }
+        }
+        Ok(seat.link.as_mut().expect("made just now"))
+    }
+
+    /// Returns when the server is there, as far as anybody knows.
+    fn await_server(&self, deadline: BootTime, patience: Patience) -> Result<(), StoreError> {
+        if patience == Patience::None {
+            return Ok(());
+        }
+        let mut known = self.lock_known();
+        loop {
+            if known.is_closed {
+                return Err(StoreError::Unavailable("lockfs is ending".to_owned()));
+            }
+            let Some(gone) = &known.gone else {
+                return Ok(());
+            };
+            let last = deadline.min(gone.since + self.limit());
+            let now = self.clock.now().boot;
+            if now >= last {
+                return Err(StoreError::Unavailable(gone.why.clone()));
+            }
+            let wait = self.changed.wait_timeout(known, last.since(now).min(Duration::from_secs(1)));
+            known = wait.unwrap_or_else(PoisonError::into_inner).0;
+        }
+    }
+
+    /// Sends one script once. The answer is a text, of whatever status.
+    fn send(&self, link: &mut Link, script: Script, args: &[&[u8]], limit: Duration) -> Result<Vec<u8>, LinkError> {
+        let sent = self.clock.now().boot;
+        let mut answer = link.query_within(&script.command(By::Hash, &self.meta, args), limit);
+        if answer.as_ref().is_err_and(|error| error.fault() == Some(Fault::NoScript)) {
+            answer = link.query_within(&script.command(By::Text, &self.meta, args), limit);
+        }
+        let received = self.clock.now().boot;
+        self.meters.trip(received.since(sent));
+        let text = match answer? {
+            Value::BulkString(text) => text,
+            other => format!("?{other:?}").into_bytes(),
+        };
+        if let [b'K' | b'L', rest @ ..] = text.as_slice()
+            && let Ok(theirs) = Reader::new(rest).time()
+        {
+            self.compare_clocks(theirs, sent, received);
+        }
+        Ok(text)
+    }
+
+    /// Asks a script that only reads. The answer is what follows its time.
+    ///
+    /// # Errors
+    /// [`StoreError`]: the server can't say.
+    pub(super) fn look(&self, script: Script, args: &[&[u8]]) -> Result<Seen, StoreError> {
+        self.look_with(script, args, Patience::Command)
+    }
+
+    pub(super) fn look_with(
+        &self,
+        script: Script,
+        args: &[&[u8]],
+        patience: Patience,
+    ) -> Result<Seen, StoreError> {
+        let deadline = self.clock.now().boot + self.limit();
+        let mut seat = self.seat();
+        let seen = self.look_from(&mut seat, script, args, deadline, patience);
+        self.give_back(seat);
+        seen
+    }
+
+    fn look_from(
+        &self,
+        seat: &mut Seat,
+        script: Script,
+        args: &[&[u8]],
+        deadline: BootTime,
+        patience: Patience,
+    ) -> Result<Seen, StoreError> {
+        loop {
+            let generation = self.generation()?;
+            let mut argv: Vec<&[u8]> = vec![&generation];
+            argv.extend(args);
+            let limit = self.time_for_one(deadline);
+            let link = self.connect(seat, deadline, patience)?;
+            match self.send(link, script, &argv, limit) {
+                Ok(text) => match text.split_first() {
+                    Some((b'K', rest)) => {
+                        let mut reader = Reader::new(rest);
+                        let (now, waits) = (reader.time(), reader.byte());
+                        let now = moment(now.map_err(unreadable)?);
+                        let is_settled = waits.map_err(unreadable)? == 0;
+                        return Ok(Seen { now, is_settled, text: rest[9..].to_vec() });
+                    }
+                    Some((b'G', _)) if patience == Patience::Command => self.lose_data(seat, deadline)?,
+                    Some((b'G', _)) => return Err(lost_data()),
+                    Some((b'B', who)) => {
+                        return Err(StoreError::Failed(String::from_utf8_lossy(who).into_owned()));
+                    }
+                    _ => return Err(foreign(&text)),
+                },
+                Err(error) => self.weigh(seat, &error, deadline, patience)?,
+            }
+        }
+    }
+
+    /// How long one attempt may take, so that there is time for another.
+    fn time_for_one(&self, deadline: BootTime) -> Duration {
+        deadline.since(self.clock.now().boot).min(self.limit() / 2).max(PAUSE)
+    }
+
+    /// What an error of the connection means for who asks: go on, or give up.
+    fn weigh(&self, seat: &mut Seat, error: &LinkError, deadline: BootTime, patience: Patience) -> Result<(), StoreError> {
+        let gives_up = patience == Patience::None || self.clock.now().boot >= deadline;
+        let fault = error.fault();
+        match fault {
+            Some(Fault::OutOfMemory) => return Err(StoreError::NoSpace),
+            Some(Fault::WrongType) => {
+                return Err(StoreError::Failed(format!(
+                    "{error} (a key of {}* is not lockfs': remove it)",
+                    String::from_utf8_lossy(&self.prefix)
+                )));
+            }
+            Some(Fault::Other) => return Err(StoreError::Failed(error.to_string())),
+            Some(Fault::Denied) => return Err(StoreError::Unavailable(error.to_string())),
+            Some(fault) if fault.is_elsewhere() => {
+                seat.link = None;
+                self.lose(error);
+            }
+            // It is there, and will be able to answer soon.
+            Some(_) => std::thread::sleep(PAUSE),
+            None => {
+                seat.link = None;
+                if patience == Patience::Command {
+                    self.lose(error);
+                }
+            }
+        }
+        match gives_up {
+            true => Err(StoreError::Unavailable(error.to_string())),
+            false => Ok(()),
+        }
+    }
+
+    fn generation(&self) -> Result<Generation, StoreError> {
+        let generation = self.known(|known| known.generation);
+        generation.ok_or_else(|| StoreError::Unavailable("redis was not asked yet".to_owned()))
+    }
+
+    /// The data is not what it was: the keeper has to see to that before anybody goes on.
+    fn lose_data(&self, seat: &mut Seat, deadline: BootTime) -> Result<(), StoreError> {
+        seat.link = None;
+        self.lose(&LinkError::data_lost(&self.primary));
+        self.await_server(deadline, Patience::Command)
+    }
+
+    /// Carries out a step.
+    ///
+    /// # Errors
+    /// [`StoreError::Unavailable`]: it has not been carried out, and will not be. [`StoreError::Timeout`]: nobody
+    /// knows; what it `gives` will be taken back.
+    pub(super) fn step(&self, script: Script, args: &[&[u8]], gives: Gives) -> Result<Answer, StoreError> {
+        self.step_with(script, args, gives, Patience::Command)
+    }
+
+    pub(super) fn step_with(
+        &self,
+        script: Script,
+        args: &[&[u8]],
+        gives: Gives,
+        patience: Patience,
+    ) -> Result<Answer, StoreError> {
+        let mut seat = self.seat();
+        seat.requests += 1;
+        let mut may_have_happened = false;
+        let answer = self.step_from(&mut seat, script, args, gives, patience, &mut may_have_happened);
+        match answer {
+            Ok(answer) => {
+                self.give_back(seat);
+                Ok(answer)
+            }
+            Err(error) if !may_have_happened => {
+                self.give_back(seat);
+                Err(error)
+            }
+            Err(error) => {
+                self.meters.unknown.count();
+                if gives == Gives::Name {
+                    // The seat's number is not used again: the next request in it would cover this one.
+                    self.undo.add(Undo {
+                        answers: self.answers.clone(),
+                        seat: seat.number,
+                        request: seat.requests,
+                        generation: self.generation()?,
+                    });
+                    self.call_keeper();
+                } else {
+                    self.give_back(seat);
+                }
+                match error {
+                    StoreError::Unavailable(why) => Err(StoreError::Timeout(why)),
+                    other => Err(other),
+                }
+            }
+        }
+    }
+
+    fn step_from(
+        &self,
+        seat: &mut Seat,
+        script: Script,
+        args: &[&[u8]],
+        gives: Gives,
+        patience: Patience,
+        may_have_happened: &mut bool,
+    ) -> Result<Answer, StoreError> {
+        let deadline = self.clock.now().boot + self.limit();
+        let (number, request) = (seat.number.to_string(), seat.requests.to_string());
+        let mut sent_before = false;
+        loop {
+            let generation = self.generation()?;
+            let limit = self.time_for_one(deadline);
+            let link = self.connect(seat, deadline, patience)?;
+            // The server must not do it any more when nobody waits for it.
+            let last = self.server_time(self.clock.now().boot + limit).boot.as_nanos() / 1_000;
+            let last = last.to_string();
+            let mut argv: Vec<&[u8]> =
+                vec![&generation, last.as_bytes(), &self.answers, number.as_bytes(), request.as_bytes()];
+            argv.extend(args);
+            if sent_before {
+                self.meters.repeated.count();
+            }
+            sent_before = true;
+            let text = match self.send(link, script, &argv, limit) {
+                Ok(text) => text,
+                Err(error) => {
+                    *may_have_happened |= error.is_unknown();
+                    self.weigh(seat, &error, deadline, patience)?;
+                    continue;
+                }
+            };
+            match text.split_first() {
+                Some((b'K', rest)) => {
+                    let mut reader = Reader::new(rest);
+                    let (now, event) = (reader.time(), reader.number());
+                    let (now, event) = (moment(now.map_err(unreadable)?), event.map_err(unreadable)?);
+                    self.known(|known| known.last_event = known.last_event.max(event));
+                    let answer = Answer { now, text: rest[16..].to_vec() };
+                    if gives == Gives::Name && self.acks > 0 && matches!(answer.text.first(), Some(b'E')) {
+                        *may_have_happened = true;
+                        self.await_replicas(seat, deadline)?;
+                        *may_have_happened = false;
+                    }
+                    return Ok(answer);
+                }
+                // It was too late for the server's clock: ours of it was wrong, and is right now.
+                Some((b'L', _)) if self.clock.now().boot < deadline => {}
+                Some((b'L', _)) => return Err(StoreError::Unavailable("redis was too slow".to_owned())),
+                Some((b'G', _)) if patience == Patience::Command => self.lose_data(seat, deadline)?,
+                Some((b'G', _)) => return Err(lost_data()),
+                Some((b'U', _)) => {
+                    return Err(StoreError::Unavailable("the request was given up already".to_owned()));
+                }
+                Some((b'F', _)) if patience == Patience::Command => self.lose_data(seat, deadline)?,
+                Some((b'F' | b'W', _)) if self.clock.now().boot < deadline => {
+                    self.call_keeper();
+                    std::thread::sleep(PAUSE);
+                }
+                Some((b'W', _)) => {
+                    return Err(StoreError::Unavailable(
+                        "redis may have lost data, and its hosts still say what they hold: try again".to_owned(),
+                    ));
+                }
+                _ => return Err(foreign(&text)),
+            }
+        }
+    }
+
+    /// Waits until as many replicas as asked for have the last step of this connection (WAIT).
+    fn await_replicas(&self, seat: &mut Seat, deadline: BootTime) -> Result<(), StoreError> {
+        let Some(link) = seat.link.as_mut().filter(|link| link.is_usable()) else {
+            return Err(StoreError::Unavailable("redis was gone before its replicas had it".to_owned()));
+        };
+        let left = deadline.since(self.clock.now().boot).max(PAUSE);
+        let mut wait = redis::cmd("WAIT");
+        wait.arg(self.acks).arg(u64::try_from(left.as_millis()).unwrap_or(u64::MAX));
+        match link.query_within(&wait, left + PAUSE * 5) {
+            Ok(Value::Int(count)) if count >= self.acks.into() => Ok(()),
+            Ok(other) => {
+                let count = if let Value::Int(count) = other { count } else { 0 };
+                Err(StoreError::Unavailable(format!(
+                    "{count} replicas of redis have it, and {} must (--acks): it is undone",
+                    self.acks
+                )))
+            }
+            Err(error) => {
+                seat.link = None;
+                self.lose(&error);
+                Err(StoreError::Unavailable(error.to_string()))
+            }
+        }
+    }
+
+    /// One ordinary command that only reads, on a connection of the pool.
+    pub(super) fn query(&self, command: &redis::Cmd) -> Result<Value, StoreError> {
+        let deadline = self.clock.now().boot + self.limit();
+        let mut seat = self.seat();
+        let answer = loop {
+            let limit = self.time_for_one(deadline);
+            let link = match self.connect(&mut seat, deadline, Patience::Command) {
+                Ok(link) => link,
+                Err(error) => break Err(error),
+            };
+            match link.query_within(command, limit) {
+                Ok(value) => break Ok(value),
+                Err(error) => {
+                    if let Err(error) = self.weigh(&mut seat, &error, deadline, Patience::Command) {
+                        break Err(error);
+                    }
+                }
+            }
+        };
+        self.give_back(seat);
+        answer
+    }
+}
+
+/// What a look saw.
+#[derive(Debug)]
+pub(super) struct Seen {
+    /// When, on the server's clock.
+    pub(super) now: Now,
+    /// Whether what is not there is certainly not there.
+    pub(super) is_settled: bool,
+    /// What.
+    pub(super) text: Vec<u8>,
+}
+
+/// A moment on the server's clock, of which wall time and lease time are one.
+pub(super) fn moment(boot: BootTime) -> Now {
+    Now { boot, wall: WallTime::default() + boot.since(BootTime::default()) }
+}
+
+/// The server holds what this version can't read.
+pub(super) fn unreadable(error: Malformed) -> StoreError {
+    StoreError::Failed(format!("redis holds a record that lockfs can't read ({error})"))
+}
+
+fn foreign(text: &[u8]) -> StoreError {
+    let start = &text[..text.len().min(40)];
+    StoreError::Failed(format!("redis answers what no script of lockfs does: {}", start.escape_ascii()))
+}
+
+fn lost_data() -> StoreError {
+    StoreError::Unavailable("redis has lost the namespace".to_owned())
+}

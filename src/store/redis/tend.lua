@@ -1,0 +1,97 @@
+-- What daemons do by themselves: renew who lives, mark whose job has ended, remove what has expired.
+--
+-- ARGV[6]  'renew', 'mark' or 'sweep'
+-- ARGV[7]  a session; with 'sweep' how many at most
+-- ARGV[8]  another session, and so on
+-- Returns  as `law/step.lua` says: how many
+
+local LOOKS = 10
+
+local chores = {}
+
+function chores.renew()
+  local found = 0
+  for i = 7, #ARGV do
+    if live_session(ARGV[i]) then
+      see_exactly(ARGV[i])
+      found = found + 1
+    end
+  end
+  return found
+end
+
+function chores.mark()
+  local found = 0
+  for i = 7, #ARGV do
+    local s = live_session(ARGV[i])
+    -- Only a job can end by itself.
+    if s and s.ended == 0 and s.kind == JOB then
+      change_session(s).ended = 1
+      emptied[#emptied + 1] = s.id
+      found = found + 1
+    end
+  end
+  return found
+end
+
+-- Forgets sessions that are over.
+local function sweep_sessions(limit)
+  local swept, from = 0, 0
+  while swept < limit do
+    local members = call('ZRANGEBYSCORE', P .. 'y', '-inf', NOW, 'LIMIT', from, SOME)
+    for _, member in ipairs(members) do
+      if swept == limit then break end
+      local s = session(string.sub(member, 9))
+      -- What this very step forgot or planned anew is there still.
+      local is_due = s and s.ino == string.sub(member, 1, 8) and session_check(s) and s.check <= NOW
+      if is_due then
+        check_session_at(s, nil)
+        -- One that holds something is planned again when it has let go of it.
+        if holds_nothing(s.id) then
+          if is_over(s) then
+            forget_session(s.id)
+            swept = swept + 1
+          else
+            check_session_at(s, ends_at(s))
+          end
+        end
+      end
+    end
+    from = from + SOME
+    if #members < SOME then break end
+  end
+  return swept
+end
+
+function chores.sweep(limit)
+  limit = tonumber(limit)
+  local swept, looks, from = 0, 0, 0
+  due = {}
+  local function more()
+    local some = call('ZRANGEBYSCORE', P .. 'x', '-inf', NOW, 'WITHSCORES', 'LIMIT', from, SOME)
+    from = from + SOME
+    for i = 1, #some, 2 do due[#due + 1] = {at = tonumber(some[i + 1]), ino = some[i]} end
+    return #some > 0
+  end
+  -- A deadline that has moved costs a look and removes nothing: after a restart all of a session are due at once.
+  while swept < limit and looks < limit * LOOKS and (due[1] or more()) do
+    local first = table.remove(due, 1)
+    -- What this very step has planned anew is due when that comes.
+    if checks[first.ino] == nil or checks[first.ino] == first.at then
+      looks = looks + 1
+      unschedule(first.ino)
+      local o = object(first.ino)
+      if o and not has_passed(o) then
+        schedule(o)
+      elseif o and not (o.kind == DIRECTORY and #entries(o.ino) > 0) then
+        end_by_force(o.ino, EXPIRE)
+        swept = swept + 1
+      end
+      -- Else a directory with entries: alive, or they are due as well, and it is when the last has gone.
+    end
+  end
+  settle_sessions()
+  return swept + sweep_sessions(limit - swept)
+end
+
+return before() or finish(count(chores[ARGV[6]](ARGV[7])))
