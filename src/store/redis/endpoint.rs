@@ -59,6 +59,11 @@ impl Node {
         Self { host: host.into(), port }
     }
 
+    /// Whether `text` is a name or an IP address without brackets.
+    pub fn is_host(text: &str) -> bool {
+        super::url::is_name(text) || text.parse::<std::net::Ipv6Addr>().is_ok()
+    }
+
     /// A name or an IP address, without brackets.
     pub fn host(&self) -> &str {
         &self.host

@@ -120,7 +120,7 @@ fn nodes(hosts: &str, port: u16) -> Result<Vec<Node>, String> {
 }
 
 /// `host[:port]`, an IPv6 address in brackets.
-pub(super) fn node(text: &str, default_port: u16) -> Result<Node, String> {
+fn node(text: &str, default_port: u16) -> Result<Node, String> {
     let (host, port) = match text.strip_prefix('[') {
         Some(rest) => {
             let (address, port) = rest.split_once(']').ok_or("a bracket is not closed: [IPv6]:port")?;
@@ -145,8 +145,7 @@ pub(super) fn node(text: &str, default_port: u16) -> Result<Node, String> {
     if host.is_empty() {
         return Err("there is no host: redis://host:port".to_owned());
     }
-    let is_plain = |c: char| c.is_ascii_alphanumeric() || ".-_".contains(c);
-    if !text.starts_with('[') && !host.chars().all(is_plain) {
+    if !text.starts_with('[') && !is_name(host) {
         return Err("a host is a name, or an IP address (IPv6 in brackets)".to_owned());
     }
     let port = match port {
@@ -156,6 +155,12 @@ pub(super) fn node(text: &str, default_port: u16) -> Result<Node, String> {
         }
     };
     Ok(Node::new(host, port))
+}
+
+/// Whether `text` is a name of a host, or an IPv4 address.
+pub(super) fn is_name(text: &str) -> bool {
+    let is_plain = |c: char| c.is_ascii_alphanumeric() || ".-_".contains(c);
+    !text.is_empty() && text.chars().all(is_plain)
 }
 
 fn decoded(text: &str) -> Result<String, String> {
