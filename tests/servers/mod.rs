@@ -1,0 +1,29 @@
+//! Real servers for tests: Redis alone, under Sentinel, as a cluster, behind TLS, in machines of their own that
+//! can be cut off, and under a clock that the test sets.
+//!
+//! | file | what it is |
+//! |---|---|
+//! | `process` | a program that ends with the test, at the latest |
+//! | `port` | a free port, kept until the server is done with it |
+//! | `redis` | one Redis server |
+//!
+//! Whoever needs it says `#[path = "../servers/mod.rs"] mod servers;`. All of it speaks to its servers over Unix
+//! sockets, which no partition cuts. What can't be started fails the test; it never passes by skipping.
+#![allow(dead_code, reason = "each test binary uses its own part")]
+#![allow(unreachable_pub, reason = "a module of several test binaries is nobody's crate")]
+
+pub mod port;
+pub mod process;
+pub mod redis;
+
+use std::thread::sleep;
+use std::time::{Duration, Instant};
+
+/// Waits until `claim` holds; fails if it does not within 20 seconds.
+pub fn eventually(what: &str, mut claim: impl FnMut() -> bool) {
+    let limit = Instant::now() + Duration::from_secs(20);
+    while !claim() {
+        assert!(Instant::now() < limit, "it never came true that {what}");
+        sleep(Duration::from_millis(2));
+    }
+}
