@@ -5,6 +5,7 @@ mod servers;
 
 use std::time::{Duration, Instant};
 
+use servers::clock::ServerClock;
 use servers::redis::{Persistence, RedisServer};
 
 #[test]
@@ -88,4 +89,64 @@ fn a_server_starts_quickly() {
     let _server = RedisServer::start();
     assert!(start.elapsed() < Duration::from_secs(2), "it took {:?}", start.elapsed());
     eprintln!("it took {:?}", start.elapsed());
+}
+
+/// 2027-01-15 08:00:00.000123
+const MICROS: i64 = 1_800_000_000_000_123;
+
+#[test]
+fn a_server_under_a_frozen_clock_has_the_time_that_the_test_sets() {
+    let clock = ServerClock::frozen(MICROS);
+    let server = RedisServer::options().clock(&clock).start();
+    let time = || server.query::<(i64, i64)>(&["TIME"]).unwrap();
+    let script = || server.query::<(i64, i64)>(&["EVAL", "return redis.call('TIME')", "0"]).unwrap();
+    assert_eq!((time(), script()), ((1_800_000_000, 123), (1_800_000_000, 123)));
+
+    server.command(&["SET", "k", "v", "PX", "1000"]);
+    assert_eq!(server.command(&["PTTL", "k"]), "1000");
+    clock.advance(Duration::from_millis(1_000));
+    assert_eq!((time(), script()), ((1_800_000_001, 123), (1_800_000_001, 123)));
+    assert_eq!(server.command(&["PTTL", "k"]), "0");
+    clock.advance(Duration::from_millis(1));
+    assert_eq!(server.command(&["GET", "k"]), "");
+
+    clock.set(MICROS - 5_000_000);
+    assert_eq!(time(), (1_799_999_995, 123));
+}
+
+#[test]
+fn a_clock_may_run_apart_from_the_machines() {
+    let clock = ServerClock::shifted(0);
+    let server = RedisServer::options().clock(&clock).start();
+    let plain = RedisServer::start();
+    let micros = |server: &RedisServer| {
+        let (seconds, micros) = server.query::<(i64, i64)>(&["TIME"]).unwrap();
+        seconds * 1_000_000 + micros
+    };
+    for shift in [0, 3_600_000_000, -3_600_000_000] {
+        clock.shift(shift);
+        let (before, shifted, after) = (micros(&plain), micros(&server), micros(&plain));
+        assert!((before..=after).contains(&(shifted - shift)), "{before} {shifted} {after}");
+    }
+    clock.shift(0);
+    clock.advance(Duration::from_secs(60));
+    assert!(micros(&server) - micros(&plain) > 59_000_000);
+}
+
+#[test]
+fn a_frozen_clock_makes_no_answer_late() {
+    let clock = ServerClock::frozen(MICROS);
+    let server = RedisServer::options().clock(&clock).start();
+    let mut connection = server.connect().unwrap();
+    let mut worst = Duration::ZERO;
+    let start = Instant::now();
+    for round in 0..1_000 {
+        clock.advance(Duration::from_millis(1));
+        let before = Instant::now();
+        let (seconds, micros): (i64, i64) = redis::cmd("TIME").query(&mut connection).unwrap();
+        worst = worst.max(before.elapsed());
+        assert_eq!(seconds * 1_000_000 + micros, MICROS + (round + 1) * 1_000);
+    }
+    assert!(start.elapsed() < Duration::from_secs(2), "{:?}, the worst {worst:?}", start.elapsed());
+    eprintln!("1,000 requests took {:?}, the worst {worst:?}", start.elapsed());
 }

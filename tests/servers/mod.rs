@@ -6,12 +6,14 @@
 //! | `process` | a program that ends with the test, at the latest |
 //! | `port` | a free port, kept until the server is done with it |
 //! | `redis` | one Redis server |
+//! | `clock` | the wall clock of a server, which the test sets |
 //!
 //! Whoever needs it says `#[path = "../servers/mod.rs"] mod servers;`. All of it speaks to its servers over Unix
 //! sockets, which no partition cuts. What can't be started fails the test; it never passes by skipping.
 #![allow(dead_code, reason = "each test binary uses its own part")]
 #![allow(unreachable_pub, reason = "a module of several test binaries is nobody's crate")]
 
+pub mod clock;
 pub mod port;
 pub mod process;
 pub mod redis;

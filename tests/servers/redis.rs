@@ -12,6 +12,7 @@ use std::time::Duration;
 use redis::{Client, Connection, FromRedisValue, RedisResult, Value};
 use tempfile::TempDir;
 
+use super::clock::ServerClock;
 use super::eventually;
 use super::port::Port;
 use super::process::Process;
@@ -37,6 +38,7 @@ pub struct Options {
     password: Option<String>,
     users: Option<Vec<String>>,
     cluster: bool,
+    clock: Option<ServerClock>,
     lines: Vec<String>,
 }
 
@@ -66,6 +68,12 @@ impl Options {
     /// A node of a cluster.
     pub fn cluster(mut self) -> Self {
         self.cluster = true;
+        self
+    }
+
+    /// A server that believes this clock.
+    pub fn clock(mut self, clock: &ServerClock) -> Self {
+        self.clock = Some(clock.clone());
         self
     }
 
@@ -293,6 +301,9 @@ impl RedisServer {
         let mut command = Command::new("redis-server");
         command.arg(self.dir().join("redis.conf")).current_dir(self.dir());
         command.stdin(Stdio::null()).stdout(log.try_clone().unwrap()).stderr(log);
+        if let Some(clock) = &self.options.clock {
+            clock.rule(&mut command);
+        }
         let mut process = Process::start(command);
         let mut ended = false;
         eventually(&format!("redis-server answers; its directory: {}", self.dir().display()), || {
