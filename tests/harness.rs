@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 
 use servers::clock::ServerClock;
 use servers::redis::{Persistence, RedisServer};
+use servers::tls::Tls;
 
 #[test]
 fn a_server_answers_on_its_port_and_on_its_socket() {
@@ -149,4 +150,26 @@ fn a_frozen_clock_makes_no_answer_late() {
     }
     assert!(start.elapsed() < Duration::from_secs(2), "{:?}, the worst {worst:?}", start.elapsed());
     eprintln!("1,000 requests took {:?}, the worst {worst:?}", start.elapsed());
+}
+
+#[test]
+fn tls_is_spoken_with_those_whom_both_sides_trust() {
+    let _ = rustls::crypto::ring::default_provider().install_default();
+    let tls = Tls::new();
+    let server = RedisServer::options().tls(&tls).start();
+    let ping = |certificates| {
+        let client = redis::Client::build_with_tls(server.tls_url(), certificates)?;
+        let mut connection = client.get_connection_with_timeout(Duration::from_secs(5))?;
+        redis::cmd("PING").query::<String>(&mut connection)
+    };
+    assert_eq!(ping(tls.own.certificates(Some(&tls.own.client))).unwrap(), "PONG");
+    for (certificates, why) in [
+        (tls.foreign.certificates(Some(&tls.own.client)), "it trusts another authority"),
+        (tls.own.certificates(Some(&tls.foreign.client)), "its certificate is foreign"),
+        (tls.own.certificates(None), "it has no certificate"),
+    ] {
+        let error = ping(certificates).expect_err(why);
+        eprintln!("{why}: {error}");
+    }
+    assert_eq!(server.command(&["PING"]), "PONG");
 }

@@ -7,6 +7,7 @@
 //! | `port` | a free port, kept until the server is done with it |
 //! | `redis` | one Redis server |
 //! | `clock` | the wall clock of a server, which the test sets |
+//! | `tls` | certificates, and foreign ones |
 //!
 //! Whoever needs it says `#[path = "../servers/mod.rs"] mod servers;`. All of it speaks to its servers over Unix
 //! sockets, which no partition cuts. What can't be started fails the test; it never passes by skipping.
@@ -17,6 +18,7 @@ pub mod clock;
 pub mod port;
 pub mod process;
 pub mod redis;
+pub mod tls;
 
 use std::thread::sleep;
 use std::time::{Duration, Instant};

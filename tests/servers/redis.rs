@@ -16,6 +16,7 @@ use super::clock::ServerClock;
 use super::eventually;
 use super::port::Port;
 use super::process::Process;
+use super::tls::Tls;
 
 /// What a server keeps of its data when it is killed.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -39,6 +40,7 @@ pub struct Options {
     users: Option<Vec<String>>,
     cluster: bool,
     clock: Option<ServerClock>,
+    tls: Option<Tls>,
     lines: Vec<String>,
 }
 
@@ -77,6 +79,13 @@ impl Options {
         self
     }
 
+    /// A server that answers in TLS too, on a port of its own, to clients that show a certificate of its
+    /// authority's (`tls-auth-clients no`, as a line of its settings, lets all of them in).
+    pub fn tls(mut self, tls: &Tls) -> Self {
+        self.tls = Some(tls.clone());
+        self
+    }
+
     /// One more line of redis.conf; it wins over all that the other options say.
     pub fn config(mut self, line: &str) -> Self {
         self.lines.push(line.to_owned());
@@ -107,6 +116,7 @@ pub struct RedisServer {
     options: Options,
     dir: TempDir,
     port: Port,
+    tls_port: Option<Port>,
     process: Option<Process>,
 }
 
@@ -124,7 +134,8 @@ impl RedisServer {
     fn prepare(options: Options) -> Self {
         let dir = tempfile::Builder::new().prefix("lockfs-redis-").tempdir().expect("a temporary directory");
         let port = if options.cluster { Port::free_with_bus() } else { Port::free() };
-        let server = Self { options, dir, port, process: None };
+        let tls_port = options.tls.as_ref().map(|_| Port::free());
+        let server = Self { options, dir, port, tls_port, process: None };
         fs::create_dir(server.data_dir()).unwrap();
         fs::write(server.dir().join("redis.conf"), server.settings()).unwrap();
         if let Some(users) = &server.options.users {
@@ -169,6 +180,10 @@ impl RedisServer {
             lines.push("cluster-enabled yes".to_owned());
             lines.push("cluster-node-timeout 1000".to_owned());
         }
+        if let Some(tls) = &options.tls {
+            lines.push(format!("tls-port {}", self.tls_port()));
+            lines.extend(tls.settings());
+        }
         lines.extend(options.lines.iter().cloned());
         lines.iter().map(|line| format!("{line}\n")).collect()
     }
@@ -181,6 +196,16 @@ impl RedisServer {
     /// The port on which it answers.
     pub fn port(&self) -> u16 {
         self.port.number()
+    }
+
+    /// The port on which it answers in TLS.
+    pub fn tls_port(&self) -> u16 {
+        self.tls_port.as_ref().expect("the server was started with TLS").number()
+    }
+
+    /// Its URL in TLS, without a password.
+    pub fn tls_url(&self) -> String {
+        format!("rediss://{}:{}", self.address(), self.tls_port())
     }
 
     /// Its URL, without a password.
