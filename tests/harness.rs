@@ -6,6 +6,7 @@ mod servers;
 use std::time::{Duration, Instant};
 
 use servers::clock::ServerClock;
+use servers::net::Net;
 use servers::redis::{Persistence, RedisServer};
 use servers::tls::Tls;
 
@@ -172,4 +173,52 @@ fn tls_is_spoken_with_those_whom_both_sides_trust() {
         eprintln!("{why}: {error}");
     }
     assert_eq!(server.command(&["PING"]), "PONG");
+}
+
+#[test]
+fn machines_reach_each_other_unless_they_are_cut_off() {
+    let begin = Instant::now();
+    let net = Net::new(3);
+    eprintln!("a network of three took {:?}", begin.elapsed());
+    let [server, near, far] = [0, 1, 2].map(|index| net.host(index));
+    let redis = RedisServer::options().on(&server).start();
+    let ping = |host: &servers::net::Host| {
+        host.run(|| {
+            let client = redis::Client::open(redis.url()).unwrap();
+            let mut connection = client.get_connection_with_timeout(Duration::from_millis(200))?;
+            redis::cmd("PING").query::<String>(&mut connection)
+        })
+    };
+    assert_eq!((ping(&near).unwrap(), ping(&far).unwrap()), ("PONG".to_owned(), "PONG".to_owned()));
+
+    server.cut_from(&far);
+    assert_eq!(ping(&near).unwrap(), "PONG");
+    assert!(ping(&far).unwrap_err().is_timeout());
+    server.rejoin(&far);
+    assert_eq!(ping(&far).unwrap(), "PONG");
+
+    near.deafen_to(&server);
+    assert!(ping(&near).unwrap_err().is_timeout());
+    server.isolate();
+    assert!(ping(&far).unwrap_err().is_timeout());
+    assert_eq!(redis.command(&["PING"]), "PONG");
+    net.heal_all();
+    assert_eq!((ping(&near).unwrap(), ping(&far).unwrap()), ("PONG".to_owned(), "PONG".to_owned()));
+
+    let output = far.command("redis-cli").args(["-u", &redis.url(), "PING"]).output().unwrap();
+    assert_eq!(String::from_utf8_lossy(&output.stdout), "PONG\n");
+}
+
+#[test]
+fn a_cut_keeps_connections_and_tells_nobody() {
+    let net = Net::new(2);
+    let [server, client] = [0, 1].map(|index| net.host(index));
+    let redis = RedisServer::options().on(&server).start();
+    let mut connection = client.run(|| redis::Client::open(redis.url()).unwrap().get_connection().unwrap());
+    connection.set_read_timeout(Some(Duration::from_millis(100))).unwrap();
+    server.isolate();
+    assert!(redis::cmd("INCR").arg("k").query::<i64>(&mut connection).unwrap_err().is_timeout());
+    assert_eq!(redis.command(&["GET", "k"]), "");
+    net.heal_all();
+    servers::eventually("what was sent comes late", || redis.command(&["GET", "k"]) == "1");
 }

@@ -7,6 +7,7 @@
 //! | `port` | a free port, kept until the server is done with it |
 //! | `redis` | one Redis server |
 //! | `clock` | the wall clock of a server, which the test sets |
+//! | `net` | machines that can be cut off from each other |
 //! | `tls` | certificates, and foreign ones |
 //!
 //! Whoever needs it says `#[path = "../servers/mod.rs"] mod servers;`. All of it speaks to its servers over Unix
@@ -15,6 +16,7 @@
 #![allow(unreachable_pub, reason = "a module of several test binaries is nobody's crate")]
 
 pub mod clock;
+pub mod net;
 pub mod port;
 pub mod process;
 pub mod redis;

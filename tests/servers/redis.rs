@@ -14,6 +14,7 @@ use tempfile::TempDir;
 
 use super::clock::ServerClock;
 use super::eventually;
+use super::net::Host;
 use super::port::Port;
 use super::process::Process;
 use super::tls::Tls;
@@ -41,6 +42,7 @@ pub struct Options {
     cluster: bool,
     clock: Option<ServerClock>,
     tls: Option<Tls>,
+    host: Option<Host>,
     lines: Vec<String>,
 }
 
@@ -83,6 +85,12 @@ impl Options {
     /// authority's (`tls-auth-clients no`, as a line of its settings, lets all of them in).
     pub fn tls(mut self, tls: &Tls) -> Self {
         self.tls = Some(tls.clone());
+        self
+    }
+
+    /// A server on a machine of a network.
+    pub fn on(mut self, host: &Host) -> Self {
+        self.host = Some(host.clone());
         self
     }
 
@@ -190,7 +198,7 @@ impl RedisServer {
 
     /// Where it answers.
     pub fn address(&self) -> Ipv4Addr {
-        Ipv4Addr::LOCALHOST
+        self.options.host.as_ref().map_or(Ipv4Addr::LOCALHOST, Host::address)
     }
 
     /// The port on which it answers.
@@ -323,7 +331,9 @@ impl RedisServer {
         let _ = fs::remove_file(self.socket());
         let before = self.log().len();
         let log = fs::File::options().create(true).append(true).open(self.dir().join("log")).unwrap();
-        let mut command = Command::new("redis-server");
+        let host = self.options.host.as_ref();
+        let mut command =
+            host.map_or_else(|| Command::new("redis-server"), |host| host.command("redis-server"));
         command.arg(self.dir().join("redis.conf")).current_dir(self.dir());
         command.stdin(Stdio::null()).stdout(log.try_clone().unwrap()).stderr(log);
         if let Some(clock) = &self.options.clock {
