@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 use servers::clock::ServerClock;
 use servers::net::Net;
 use servers::redis::{Persistence, RedisServer};
+use servers::sentinel::SentinelSet;
 use servers::tls::Tls;
 
 #[test]
@@ -221,4 +222,54 @@ fn a_cut_keeps_connections_and_tells_nobody() {
     assert_eq!(redis.command(&["GET", "k"]), "");
     net.heal_all();
     servers::eventually("what was sent comes late", || redis.command(&["GET", "k"]) == "1");
+}
+
+#[test]
+fn sentinels_elect_another_primary_when_the_first_is_killed() {
+    let begin = Instant::now();
+    let options = RedisServer::options().persistence(Persistence::Aof).password("secret");
+    let mut set = SentinelSet::options().servers(options).sentinel_password("watch").start();
+    eprintln!("the set took {:?}", begin.elapsed());
+    let first = set.primary_address();
+    assert_eq!(set.server_at(first), 0);
+    set.servers[0].command(&["SET", "k", "v"]);
+    assert_eq!(set.servers[0].command(&["WAIT", "2", "5000"]), "2");
+    set.servers[0].kill();
+    let second = set.wait_for_failover(first);
+    eprintln!("with the failover {:?}", begin.elapsed());
+    let primary = set.server_at(second);
+    assert_ne!(primary, 0);
+    assert_eq!(set.servers[primary].command(&["GET", "k"]), "v");
+
+    set.servers[0].restart();
+    set.wait_for_replicas(primary, 2);
+    eprintln!("with the return {:?}", begin.elapsed());
+}
+
+#[test]
+fn sentinels_elect_another_primary_when_the_machine_of_the_first_is_cut_off() {
+    let net = Net::new(7);
+    let set = SentinelSet::options().on(&net).start();
+    let first = set.primary_address();
+    let client = net.host(6);
+    let ask = |url: &str| {
+        client.run(|| {
+            let client = redis::Client::open(url).unwrap();
+            let mut connection = client.get_connection_with_timeout(Duration::from_millis(500))?;
+            redis::cmd("SENTINEL")
+                .arg(&["GET-MASTER-ADDR-BY-NAME", "mymaster"])
+                .query::<(String, u16)>(&mut connection)
+        })
+    };
+    set.server_host(0).isolate();
+    let second = set.wait_for_failover(first);
+    assert_ne!(second, first);
+    // It does not know, and takes what it gets.
+    assert_eq!(set.servers[0].command(&["SET", "k", "v"]), "OK");
+    let said = ask(&set.sentinel_urls()[0]).unwrap();
+    assert_eq!(said, (second.ip().to_string(), second.port()));
+
+    net.heal_all();
+    set.wait_for_replicas(set.server_at(second), 2);
+    assert_eq!(set.servers[0].command(&["GET", "k"]), "", "what it took is lost");
 }

@@ -6,6 +6,8 @@
 //! | `process` | a program that ends with the test, at the latest |
 //! | `port` | a free port, kept until the server is done with it |
 //! | `redis` | one Redis server |
+//! | `sentinel` | a primary, two replicas, three Sentinels |
+//! | `cluster` | three primaries of a cluster |
 //! | `clock` | the wall clock of a server, which the test sets |
 //! | `net` | machines that can be cut off from each other |
 //! | `tls` | certificates, and foreign ones |
@@ -20,16 +22,22 @@ pub mod net;
 pub mod port;
 pub mod process;
 pub mod redis;
+pub mod sentinel;
 pub mod tls;
 
 use std::thread::sleep;
 use std::time::{Duration, Instant};
 
 /// Waits until `claim` holds; fails if it does not within 20 seconds.
-pub fn eventually(what: &str, mut claim: impl FnMut() -> bool) {
-    let limit = Instant::now() + Duration::from_secs(20);
+pub fn eventually(what: &str, claim: impl FnMut() -> bool) {
+    within(Duration::from_secs(20), what, claim);
+}
+
+/// Waits until `claim` holds; fails if it does not within the limit.
+pub fn within(limit: Duration, what: &str, mut claim: impl FnMut() -> bool) {
+    let end = Instant::now() + limit;
     while !claim() {
-        assert!(Instant::now() < limit, "it never came true that {what}");
+        assert!(Instant::now() < end, "it never came true that {what}");
         sleep(Duration::from_millis(2));
     }
 }

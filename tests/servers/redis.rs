@@ -39,7 +39,7 @@ pub struct Options {
     persistence: Persistence,
     password: Option<String>,
     users: Option<Vec<String>>,
-    cluster: bool,
+    kind: Kind,
     clock: Option<ServerClock>,
     tls: Option<Tls>,
     host: Option<Host>,
@@ -71,13 +71,19 @@ impl Options {
 
     /// A node of a cluster.
     pub fn cluster(mut self) -> Self {
-        self.cluster = true;
+        self.kind = Kind::ClusterNode;
         self
     }
 
     /// A server that believes this clock.
     pub fn clock(mut self, clock: &ServerClock) -> Self {
         self.clock = Some(clock.clone());
+        self
+    }
+
+    /// A Sentinel, whose lines say what it watches. Of the other options it has its password and its machine.
+    pub fn sentinel(mut self) -> Self {
+        self.kind = Kind::Sentinel;
         self
     }
 
@@ -100,6 +106,14 @@ impl Options {
         self
     }
 
+    /// The user and the password with which a test may do all.
+    pub(super) fn credentials(&self) -> (Option<&str>, Option<&str>) {
+        match (&self.users, &self.password) {
+            (Some(_), _) => (Some(TESTER.0), Some(TESTER.1)),
+            (None, password) => (None, password.as_deref()),
+        }
+    }
+
     /// Starts the server, and waits until it answers.
     pub fn start(self) -> RedisServer {
         for _ in 0..20 {
@@ -110,6 +124,14 @@ impl Options {
         }
         panic!("no port is free for redis-server");
     }
+}
+
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+enum Kind {
+    #[default]
+    Server,
+    ClusterNode,
+    Sentinel,
 }
 
 #[derive(Debug, PartialEq, Eq)]
@@ -141,7 +163,7 @@ impl RedisServer {
 
     fn prepare(options: Options) -> Self {
         let dir = tempfile::Builder::new().prefix("lockfs-redis-").tempdir().expect("a temporary directory");
-        let port = if options.cluster { Port::free_with_bus() } else { Port::free() };
+        let port = if options.kind == Kind::ClusterNode { Port::free_with_bus() } else { Port::free() };
         let tls_port = options.tls.as_ref().map(|_| Port::free());
         let server = Self { options, dir, port, tls_port, process: None };
         fs::create_dir(server.data_dir()).unwrap();
@@ -166,10 +188,22 @@ impl RedisServer {
             format!("port {}", self.port()),
             format!("unixsocket {}", self.socket().display()),
             format!("dir {}", self.data_dir().display()),
-            "enable-debug-command yes".to_owned(),
-            // A replica gets its data at once.
-            "repl-diskless-sync-delay 0".to_owned(),
         ];
+        if let Some(password) = &options.password {
+            lines.push(format!("requirepass {password}"));
+        }
+        if options.kind != Kind::Sentinel {
+            lines.extend(self.data_settings());
+        }
+        lines.extend(options.lines.iter().cloned());
+        lines.iter().map(|line| format!("{line}\n")).collect()
+    }
+
+    /// What a Sentinel has no use for.
+    fn data_settings(&self) -> Vec<String> {
+        let options = &self.options;
+        // A replica gets its data at once.
+        let mut lines = vec!["repl-diskless-sync-delay 0".to_owned(), "enable-debug-command yes".to_owned()];
         let persistence: &[&str] = match options.persistence {
             Persistence::None => &["save \"\"", "appendonly no"],
             Persistence::Aof => &["save \"\"", "appendonly yes", "appendfsync everysec"],
@@ -177,14 +211,13 @@ impl RedisServer {
             Persistence::Rdb => &["save 3600 1", "appendonly no"],
         };
         lines.extend(persistence.iter().map(|&line| line.to_owned()));
-        if let Some(password) = &options.password {
-            lines.push(format!("requirepass {password}"));
-            lines.push(format!("masterauth {password}"));
-        }
+        let (user, password) = options.credentials();
+        lines.extend(user.map(|user| format!("masteruser {user}")));
+        lines.extend(password.map(|password| format!("masterauth {password}")));
         if options.users.is_some() {
             lines.push(format!("aclfile {}", self.dir().join("users.acl").display()));
         }
-        if options.cluster {
+        if options.kind == Kind::ClusterNode {
             lines.push("cluster-enabled yes".to_owned());
             lines.push("cluster-node-timeout 1000".to_owned());
         }
@@ -192,8 +225,7 @@ impl RedisServer {
             lines.push(format!("tls-port {}", self.tls_port()));
             lines.extend(tls.settings());
         }
-        lines.extend(options.lines.iter().cloned());
-        lines.iter().map(|line| format!("{line}\n")).collect()
+        lines
     }
 
     /// Where it answers.
@@ -304,10 +336,10 @@ impl RedisServer {
 
     /// A connection of the test's own over the Unix socket, which no partition cuts.
     pub fn connect(&self) -> RedisResult<Connection> {
-        let credentials = match (&self.options.users, &self.options.password) {
-            (Some(_), _) => format!("?user={}&pass={}", TESTER.0, TESTER.1),
+        let credentials = match self.options.credentials() {
+            (Some(user), Some(password)) => format!("?user={user}&pass={password}"),
             (None, Some(password)) => format!("?pass={password}"),
-            (None, None) => String::new(),
+            (_, None) => String::new(),
         };
         let client = Client::open(self.unix_url() + &credentials)?;
         let limit = Duration::from_secs(5);
@@ -335,6 +367,9 @@ impl RedisServer {
         let mut command =
             host.map_or_else(|| Command::new("redis-server"), |host| host.command("redis-server"));
         command.arg(self.dir().join("redis.conf")).current_dir(self.dir());
+        if self.options.kind == Kind::Sentinel {
+            command.arg("--sentinel");
+        }
         command.stdin(Stdio::null()).stdout(log.try_clone().unwrap()).stderr(log);
         if let Some(clock) = &self.options.clock {
             clock.rule(&mut command);
