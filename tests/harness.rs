@@ -6,6 +6,7 @@ mod servers;
 use std::time::{Duration, Instant};
 
 use servers::clock::ServerClock;
+use servers::cluster::RedisCluster;
 use servers::net::Net;
 use servers::redis::{Persistence, RedisServer};
 use servers::sentinel::SentinelSet;
@@ -272,4 +273,19 @@ fn sentinels_elect_another_primary_when_the_machine_of_the_first_is_cut_off() {
     net.heal_all();
     set.wait_for_replicas(set.server_at(second), 2);
     assert_eq!(set.servers[0].command(&["GET", "k"]), "", "what it took is lost");
+}
+
+#[test]
+fn a_cluster_answers_for_its_keys_and_points_at_others() {
+    let cluster = RedisCluster::with(RedisServer::options().password("secret"));
+    let key = "{lock}";
+    let node = cluster.node_of(key);
+    let other = (node + 1) % cluster.nodes.len();
+    let set =
+        |node: usize| cluster.nodes[node].query::<String>(&["SET", key, "v"]).map_err(|error| error.kind());
+    let moved = Err(redis::ErrorKind::Server(redis::ServerErrorKind::Moved));
+    assert_eq!((set(node), set(other)), (Ok("OK".to_owned()), moved.clone()));
+
+    cluster.move_slot(cluster.slot_of(key), node, other);
+    assert_eq!((set(node), set(other)), (moved, Ok("OK".to_owned())));
 }

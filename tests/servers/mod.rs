@@ -18,6 +18,7 @@
 #![allow(unreachable_pub, reason = "a module of several test binaries is nobody's crate")]
 
 pub mod clock;
+pub mod cluster;
 pub mod net;
 pub mod port;
 pub mod process;

@@ -161,6 +161,11 @@ impl RedisServer {
         Options::default()
     }
 
+    /// How it was started.
+    pub(super) fn started(&self) -> &Options {
+        &self.options
+    }
+
     fn prepare(options: Options) -> Self {
         let dir = tempfile::Builder::new().prefix("lockfs-redis-").tempdir().expect("a temporary directory");
         let port = if options.kind == Kind::ClusterNode { Port::free_with_bus() } else { Port::free() };
