@@ -13,7 +13,8 @@
 //! | `tls` | certificates, and foreign ones |
 //!
 //! Whoever needs it says `#[path = "../servers/mod.rs"] mod servers;`. All of it speaks to its servers over Unix
-//! sockets, which no partition cuts. What can't be started fails the test; it never passes by skipping.
+//! sockets, which no partition cuts. It takes Redis 7 or later, and root for `net`. What can't be started fails
+//! the test; it never passes by skipping.
 #![allow(dead_code, reason = "each test binary uses its own part")]
 #![allow(unreachable_pub, reason = "a module of several test binaries is nobody's crate")]
 

@@ -22,6 +22,7 @@ const QUORUM: usize = 2;
 pub struct SentinelOptions {
     servers: Options,
     password: Option<String>,
+    lines: Vec<String>,
     net: Option<Net>,
 }
 
@@ -35,6 +36,12 @@ impl SentinelOptions {
     /// The password of the Sentinels themselves.
     pub fn sentinel_password(mut self, password: &str) -> Self {
         self.password = Some(password.to_owned());
+        self
+    }
+
+    /// One more line of the Sentinels' settings; it wins over all that is said here.
+    pub fn sentinel_config(mut self, line: &str) -> Self {
+        self.lines.push(line.to_owned());
         self
     }
 
@@ -58,6 +65,9 @@ impl SentinelOptions {
             servers.push(at(self.servers.clone(), index).config(&line).start());
         }
         let mut options = watching(primary, &self.servers);
+        for line in &self.lines {
+            options = options.config(line);
+        }
         if let Some(password) = &self.password {
             options = options.password(password);
         }
