@@ -143,11 +143,12 @@ enum Start {
 /// A Redis server, which ends with the test at the latest.
 #[derive(Debug)]
 pub struct RedisServer {
+    // It ends before its directory and its port do: fields are dropped in this order.
+    process: Option<Process>,
     options: Options,
     dir: TempDir,
     port: Port,
     tls_port: Option<Port>,
-    process: Option<Process>,
 }
 
 impl RedisServer {
@@ -170,7 +171,7 @@ impl RedisServer {
         let dir = tempfile::Builder::new().prefix("lockfs-redis-").tempdir().expect("a temporary directory");
         let port = if options.kind == Kind::ClusterNode { Port::free_with_bus() } else { Port::free() };
         let tls_port = options.tls.as_ref().map(|_| Port::free());
-        let server = Self { options, dir, port, tls_port, process: None };
+        let server = Self { process: None, options, dir, port, tls_port };
         fs::create_dir(server.data_dir()).unwrap();
         fs::write(server.dir().join("redis.conf"), server.settings()).unwrap();
         if let Some(users) = &server.options.users {
