@@ -122,7 +122,7 @@ Examples:
 
 #[derive(Debug, Subcommand)]
 enum Command {
-    Mount(mount::Mount),
+    Mount(Box<mount::Mount>),
     Umount(umount::Umount),
     Status(status::Status),
     Ls(ls::Ls),

@@ -2,10 +2,12 @@
 //! file, and what it comes to.
 //!
 //! Each setting has one name. It is looked for in that order, and the first place that names it decides
-//! (`Sources::find`); no setting is put together from two places. An empty value in the environment or in
+//! (`Sources::find`); no setting is put together from two places (what is said of Redis is several settings:
+//! `redis.rs`). An empty value in the environment or in
 //! the file counts as not said. Every error names the place that the bad value came from.
 
 mod options;
+mod redis;
 mod sources;
 
 use std::ffi::{CStr, OsStr};
@@ -16,14 +18,26 @@ use std::str::FromStr;
 use crate::lock::Ttl;
 use crate::store::Durability;
 pub use options::MountOptions;
+pub use redis::RedisSettings;
 pub use sources::{Environment, Flags, Sources};
-use sources::{Found, Key};
+use sources::{Found, Key, Rank};
 
 /// Which store keeps the locks.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Backend {
     /// An embedded LevelDB in the data directory.
     LevelDb,
+    /// A Redis, for many machines.
+    Redis,
+}
+
+impl fmt::Display for Backend {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::LevelDb => "leveldb",
+            Self::Redis => "redis",
+        })
+    }
 }
 
 impl FromStr for Backend {
@@ -32,10 +46,9 @@ impl FromStr for Backend {
     fn from_str(text: &str) -> Result<Self, String> {
         match text {
             "leveldb" => Ok(Self::LevelDb),
-            "redis" | "hybrid" => {
-                Err(format!("this version of lockfs has no {text} backend: use leveldb, the default"))
-            }
-            _ => Err("a backend is leveldb".to_owned()),
+            "redis" => Ok(Self::Redis),
+            "hybrid" => Err("this version of lockfs has no hybrid backend: use leveldb or redis".to_owned()),
+            _ => Err("a backend is leveldb or redis".to_owned()),
         }
     }
 }
@@ -106,6 +119,8 @@ pub struct MountFlags {
 pub struct Settings {
     /// Which store keeps the locks.
     pub backend: Backend,
+    /// Where Redis is and how to get in; there exactly when it keeps the locks.
+    pub redis: Option<RedisSettings>,
     /// Where the namespaces of this machine are; absolute.
     pub data_dir: PathBuf,
     /// Which of them is mounted.
@@ -144,8 +159,28 @@ impl Settings {
             None if foreground => None,
             None => Some(data_dir.join(format!("{namespace}.log"))),
         };
+        let backend = sources.backend()?;
+        let redis = match backend {
+            Backend::LevelDb => None,
+            Backend::Redis => Some(RedisSettings::resolve(sources)?),
+        };
+        let foreign = match backend {
+            Backend::LevelDb => redis::TYPED,
+            Backend::Redis => &[DURABILITY],
+        };
+        if let Some(found) = foreign.iter().find_map(|key| sources.find(key).filter(Found::is_typed)) {
+            let other = match backend {
+                Backend::LevelDb => Backend::Redis,
+                Backend::Redis => Backend::LevelDb,
+            };
+            let place = found.place;
+            return Err(ConfigError::new(format!(
+                "{place} is for the {other} backend: say --backend {other}"
+            )));
+        }
         Ok(Self {
-            backend: sources.parse(&BACKEND)?.unwrap_or(Backend::LevelDb),
+            backend,
+            redis,
             ttl: sources.parse(&TTL)?.unwrap_or_default(),
             host_id: sources.host_id()?,
             durability: sources.parse(&DURABILITY)?.unwrap_or_default(),
@@ -170,18 +205,44 @@ fn store_dir(data_dir: &Path, namespace: &Namespace) -> PathBuf {
     data_dir.join(namespace.as_str())
 }
 
-const BACKEND: Key = Key { name: "backend", env: &["LOCKFS_BACKEND", "FILE_LOCK_CACHE_BACKEND"] };
-const DATA_DIR: Key = Key { name: "data-dir", env: &["LOCKFS_DATA_DIR"] };
-const NAMESPACE: Key = Key { name: "namespace", env: &["LOCKFS_NAMESPACE"] };
-const TTL: Key = Key { name: "ttl", env: &["LOCKFS_TTL"] };
-const HOST_ID: Key = Key { name: "host-id", env: &["LOCKFS_HOST_ID"] };
-const DURABILITY: Key = Key { name: "durability", env: &["LOCKFS_DURABILITY"] };
-const FOREGROUND: Key = Key { name: "foreground", env: &["LOCKFS_FOREGROUND"] };
-const DEBUG: Key = Key { name: "debug", env: &["LOCKFS_DEBUG", "DEBUG_FILE_LOCK_CACHE"] };
-const LOG_FILE: Key = Key { name: "log-file", env: &["LOCKFS_LOG_FILE"] };
+const BACKEND: Key = Key::new("backend", &["LOCKFS_BACKEND", "FILE_LOCK_CACHE_BACKEND"]);
+const DATA_DIR: Key = Key::new("data-dir", &["LOCKFS_DATA_DIR"]);
+const NAMESPACE: Key = Key::new("namespace", &["LOCKFS_NAMESPACE"]);
+const TTL: Key = Key::new("ttl", &["LOCKFS_TTL"]);
+const HOST_ID: Key = Key::new("host-id", &["LOCKFS_HOST_ID"]);
+const DURABILITY: Key = Key::new("durability", &["LOCKFS_DURABILITY"]);
+const FOREGROUND: Key = Key::new("foreground", &["LOCKFS_FOREGROUND"]);
+const DEBUG: Key = Key::new("debug", &["LOCKFS_DEBUG", "DEBUG_FILE_LOCK_CACHE"]);
+const LOG_FILE: Key = Key::new("log-file", &["LOCKFS_LOG_FILE"]);
 
 /// Every setting there is.
-const KEYS: &[Key] = &[BACKEND, DATA_DIR, NAMESPACE, TTL, HOST_ID, DURABILITY, FOREGROUND, DEBUG, LOG_FILE];
+const KEYS: &[Key] = &[
+    BACKEND,
+    DATA_DIR,
+    NAMESPACE,
+    TTL,
+    HOST_ID,
+    DURABILITY,
+    FOREGROUND,
+    DEBUG,
+    LOG_FILE,
+    redis::URL,
+    redis::PASSWORD_FILE,
+    redis::CA_FILE,
+    redis::CERT_FILE,
+    redis::KEY_FILE,
+    redis::ACKS,
+    redis::HOST,
+    redis::PORT,
+    redis::USERNAME,
+    redis::PASSWORD,
+    redis::DATABASE,
+    redis::CONNECT_TIMEOUT,
+    redis::COMMAND_TIMEOUT,
+    redis::SENTINEL_USERNAME,
+    redis::SENTINEL_PASSWORD,
+    redis::SENTINEL_PASSWORD_FILE,
+];
 
 /// One setting, for `--help`.
 #[derive(Clone, Debug)]
@@ -198,7 +259,9 @@ pub struct Described {
 pub fn described() -> Vec<Described> {
     let sources = Sources::new(Flags::default(), MountOptions::default(), Environment::current());
     let default_of = |key: &Key| match key.name {
-        "backend" => Some("leveldb".to_owned()),
+        "backend" => Some(Backend::LevelDb.to_string()),
+        "redis-url" => Some("redis://localhost:6379/0".to_owned()),
+        "acks" => Some("1 with Sentinel, else 0".to_owned()),
         "data-dir" => sources.default_data_dir().ok().map(|dir| dir.display().to_string()),
         "namespace" => Some(Namespace::default().to_string()),
         "ttl" => Some(Ttl::default().to_string()),
@@ -221,6 +284,14 @@ impl Sources {
             Some(found) => found.path(),
             None => self.default_data_dir(),
         }
+    }
+
+    /// The backend: as said, else LevelDB.
+    ///
+    /// # Errors
+    /// [`ConfigError`] when what was said is no [`Backend`].
+    pub fn backend(&self) -> Result<Backend, ConfigError> {
+        Ok(self.parse(&BACKEND)?.unwrap_or(Backend::LevelDb))
     }
 
     /// The namespace: as said, else `default`.
@@ -314,6 +385,16 @@ impl Found<'_> {
     fn refuse(&self, why: impl fmt::Display) -> ConfigError {
         ConfigError::new(format!("{} is '{}': {why}", self.place, self.value.display()))
     }
+
+    /// The same without the value, which may be a secret or have one in it.
+    fn hide(&self, why: impl fmt::Display) -> ConfigError {
+        ConfigError::new(format!("{}: {why}", self.place.trim_end_matches(',')))
+    }
+
+    /// Whether it is on the command line, which everyone may read.
+    fn is_typed(&self) -> bool {
+        self.rank <= Rank::Option
+    }
 }
 
 fn absolute(path: &Path) -> Result<PathBuf, ConfigError> {
@@ -351,7 +432,12 @@ mod tests {
     use super::*;
 
     /// Sources that say `flags`, then `options`, then `env`, then `file`.
-    fn said(flags: &[(&'static str, &str)], options: &str, env: &[(&str, &str)], file: &str) -> Sources {
+    pub(super) fn said(
+        flags: &[(&'static str, &str)],
+        options: &str,
+        env: &[(&str, &str)],
+        file: &str,
+    ) -> Sources {
         let mut typed = Flags::default();
         for (name, value) in flags {
             typed.set(name, Some(OsString::from(value)));
@@ -361,11 +447,11 @@ mod tests {
         Sources::new(typed, options, Environment::from_iter(env)).with_file(Path::new("/conf"), file).unwrap()
     }
 
-    fn settings(sources: &Sources) -> Settings {
+    pub(super) fn settings(sources: &Sources) -> Settings {
         Settings::resolve(sources, Path::new("/locks")).unwrap()
     }
 
-    fn refusal(sources: &Sources) -> String {
+    pub(super) fn refusal(sources: &Sources) -> String {
         Settings::resolve(sources, Path::new("/locks")).unwrap_err().to_string()
     }
 
@@ -390,7 +476,7 @@ mod tests {
         assert_eq!(
             refusal(&sources),
             "FILE_LOCK_CACHE_BACKEND in /conf, line 1, is 'hybrid': \
-             this version of lockfs has no hybrid backend: use leveldb, the default"
+             this version of lockfs has no hybrid backend: use leveldb or redis"
         );
     }
 

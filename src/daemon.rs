@@ -82,6 +82,9 @@ impl From<io::Error> for Error {
 pub fn serve(settings: &Settings, ready: impl FnOnce()) -> Result<(), Error> {
     let signals = Signals::block()?;
     let clock: Arc<dyn Clock> = Arc::new(SystemClock);
+    if settings.redis.is_some() {
+        return Err(Error::System(io::Error::other("the redis backend can't be mounted yet: use leveldb")));
+    }
     let store = Arc::new(open(settings, Arc::clone(&clock))?);
     let served =
         serve_store(settings, clock.as_ref(), Arc::clone(&store) as Arc<dyn LockStore>, signals, ready);

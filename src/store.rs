@@ -6,6 +6,7 @@
 pub mod level;
 mod local;
 mod memory;
+pub mod redis;
 
 use std::fmt;
 use std::str::FromStr;

@@ -7,7 +7,7 @@ use clap::Args;
 use super::mounts::shown;
 use super::out::print;
 use super::{Exit, Failure, Outcome};
-use crate::config::{Flags, MountOptions, Sources};
+use crate::config::{Backend, Flags, MountOptions, Sources};
 use crate::store::level::{self, LevelError};
 
 /// Verify the store of an unmounted tree
@@ -38,6 +38,11 @@ impl Check {
         flags.set("data-dir", self.data_dir);
         flags.set("namespace", self.namespace);
         let sources = Sources::gather(flags, MountOptions::default())?;
+        if sources.backend()? == Backend::Redis {
+            let what =
+                "this verifies a leveldb store, and the backend is redis: lockfs status says how it is";
+            return Err(Failure::new(Exit::Usage, what));
+        }
         let store = sources.store_dir()?;
         match level::check(&store) {
             Ok(report) => {

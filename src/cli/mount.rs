@@ -30,16 +30,53 @@ Examples:
   $ lockfs mount /locks
   $ lockfs mount --foreground --ttl 90s --data-dir /srv/locks /locks
   $ lockfs mount -o ro,namespace=ci,ttl=1h /mnt/ci
+  $ lockfs mount --backend redis --redis-url rediss://db.example:6379/0 /locks
+  $ lockfs mount --backend redis --redis-url redis+sentinel://a,b,c/main /mnt
 
 Mount options: ro, noexec, nosuid, nodev, noatime, allow_other, and each setting
-as NAME=VALUE. Those that mount(8) and fstab(5) have for others are let through.")]
+as NAME=VALUE. Those that mount(8) and fstab(5) have for others are let through.
+
+Redis URLs, over TLS where the scheme begins with rediss:
+  redis://[USER@]HOST[:PORT][/DATABASE]
+  redis+unix:///PATH[?db=DATABASE]
+  redis+sentinel://[USER@]HOST[:PORT],HOST[:PORT],.../SERVICE[/DATABASE]
+  redis+cluster://[USER@]HOST[:PORT],HOST[:PORT],...
+Hosts may be separated by + too, which a mount option needs: it has no commas.
+
+The password is kept elsewhere: the command line and mount options are public.
+It is looked for in the environment and in the file, as REDIS_PASSWORD, as
+REDIS_PASSWORD_FILE, or within REDIS_URL; then in the systemd credential
+lockfs.redis-password. REDIS_SENTINEL_PASSWORD is that of the sentinels.
+
+In the environment and in the file only: REDIS_HOST and REDIS_PORT (instead of a
+URL), REDIS_DATABASE, REDIS_USERNAME, REDIS_SENTINEL_USERNAME,
+REDIS_SENTINEL_PASSWORD_FILE, and in milliseconds REDIS_CONNECT_TIMEOUT (10000)
+and REDIS_COMMAND_TIMEOUT (5000).")]
 pub(super) struct Mount {
     /// The directory to mount on; it must exist
     #[arg(value_name = "MOUNTPOINT")]
     mountpoint: PathBuf,
-    /// What keeps the locks: leveldb
-    #[arg(long)]
+    /// What keeps the locks: leveldb for one machine, redis for many
+    #[arg(long, value_name = "leveldb|redis")]
     backend: Option<OsString>,
+    /// Where Redis is, without a password
+    #[arg(long, value_name = "URL")]
+    redis_url: Option<OsString>,
+    /// The file with the password for Redis
+    #[arg(long, value_name = "FILE")]
+    redis_password_file: Option<OsString>,
+    /// The authorities that vouch for Redis, instead of the system's
+    #[arg(long, value_name = "FILE")]
+    redis_ca_file: Option<OsString>,
+    /// The certificate to show to Redis
+    #[arg(long, value_name = "FILE")]
+    redis_cert_file: Option<OsString>,
+    /// The key of that certificate
+    #[arg(long, value_name = "FILE")]
+    redis_key_file: Option<OsString>,
+    /// How many replicas of Redis must have a lock before it is granted
+    #[arg(long, value_name = "N")]
+    acks: Option<OsString>,
     /// Where the locks of this machine are kept
     #[arg(long, value_name = "DIR")]
     data_dir: Option<OsString>,
@@ -73,6 +110,12 @@ impl Mount {
     pub(super) fn perform(self) -> Outcome {
         let mut flags = Flags::default();
         flags.set("backend", self.backend);
+        flags.set("redis-url", self.redis_url);
+        flags.set("redis-password-file", self.redis_password_file);
+        flags.set("redis-ca-file", self.redis_ca_file);
+        flags.set("redis-cert-file", self.redis_cert_file);
+        flags.set("redis-key-file", self.redis_key_file);
+        flags.set("acks", self.acks);
         flags.set("data-dir", self.data_dir);
         flags.set("namespace", self.namespace);
         flags.set("ttl", self.ttl);

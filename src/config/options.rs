@@ -69,8 +69,13 @@ impl MountOptions {
 
     fn take_setting(&mut self, option: &str) -> Result<(), ConfigError> {
         let (name, value) = option.split_once('=').unwrap_or((option, ""));
+        if let Some(key) = KEYS.iter().find(|key| key.name == name && !key.is_typed) {
+            let name = key.env.join(" or ");
+            let what = format!("{} is no mount option: set {name} in the environment or the file", key.name);
+            return Err(ConfigError::new(what));
+        }
         let Some(key) = KEYS.iter().find(|key| key.name == name) else {
-            let ours: Vec<_> = KEYS.iter().map(|key| key.name).collect();
+            let ours: Vec<_> = KEYS.iter().filter(|key| key.is_typed).map(|key| key.name).collect();
             let ours = ours.join(" ");
             return Err(ConfigError::new(format!(
                 "unknown mount option '{}': lockfs has ro noexec nosuid nodev noatime allow_other {ours}",

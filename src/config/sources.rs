@@ -2,6 +2,7 @@
 
 use std::collections::HashMap;
 use std::ffi::{OsStr, OsString};
+use std::fmt;
 use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 
@@ -16,13 +17,43 @@ const FILE: &str = "/etc/lockfs/lockfs.conf";
 pub(super) struct Key {
     pub(super) name: &'static str,
     pub(super) env: &'static [&'static str],
+    /// Whether it may be typed: as a flag or as a mount option.
+    pub(super) is_typed: bool,
+}
+
+impl Key {
+    /// A setting that may be said anywhere.
+    pub(super) const fn new(name: &'static str, env: &'static [&'static str]) -> Self {
+        Self { name, env, is_typed: true }
+    }
+
+    /// One for the environment and the file alone: a secret, or what only goes with one.
+    pub(super) const fn kept(name: &'static str, env: &'static [&'static str]) -> Self {
+        Self { name, env, is_typed: false }
+    }
+}
+
+/// A place, the nearest first.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) enum Rank {
+    Flag,
+    Option,
+    Environment,
+    File,
 }
 
 /// A value, and where it stands.
-#[derive(Debug)]
 pub(super) struct Found<'a> {
     pub(super) value: &'a OsStr,
     pub(super) place: String,
+    pub(super) rank: Rank,
+}
+
+/// The value may be a password.
+impl fmt::Debug for Found<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Found").field("place", &self.place).finish_non_exhaustive()
+    }
 }
 
 /// What was typed, by the flag's name without its dashes.
@@ -32,14 +63,21 @@ pub struct Flags(Vec<(&'static str, OsString)>);
 impl Flags {
     /// Notes that `name` was typed with `value`; `None` where it was not typed.
     pub fn set(&mut self, name: &'static str, value: Option<OsString>) {
-        debug_assert!(KEYS.iter().any(|key| key.name == name), "{name} is a setting");
+        debug_assert!(KEYS.iter().any(|key| key.name == name && key.is_typed), "{name} is a setting");
         self.0.extend(value.map(|value| (name, value)));
     }
 }
 
 /// The environment, or a test's idea of one.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Default)]
 pub struct Environment(HashMap<OsString, OsString>);
+
+/// Names only: values may be passwords.
+impl fmt::Debug for Environment {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_set().entries(self.0.keys()).finish()
+    }
+}
 
 impl Environment {
     /// That of this process.
@@ -64,11 +102,18 @@ impl FromIterator<(OsString, OsString)> for Environment {
 }
 
 /// One `KEY=value` of the file.
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 struct Line {
     number: usize,
     key: String,
     value: OsString,
+}
+
+/// Without the value: it may be a password.
+impl fmt::Debug for Line {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}: {}=...", self.number, self.key)
+    }
 }
 
 /// All places together.
@@ -126,8 +171,8 @@ impl Sources {
                 return Err(at("it is no KEY=value line".to_owned()));
             };
             let (key, value) = (key.trim_end(), unquoted(value.trim_start()));
-            // The file may also be a unit's EnvironmentFile=, and speak of the Redis of a later version.
-            let is_for_others = ["REDIS_", "RUST_"].iter().any(|prefix| key.starts_with(prefix));
+            // The file may also be a unit's EnvironmentFile=.
+            let is_for_others = key.starts_with("RUST_");
             if !is_for_others && !KEYS.iter().any(|known| known.env.contains(&key)) {
                 return Err(at(format!("lockfs has no setting '{}'", key.escape_debug())));
             }
@@ -151,14 +196,16 @@ impl Sources {
         let last =
             |said: &'_ [(&'static str, OsString)]| said.iter().rposition(|(name, _)| *name == key.name);
         if let Some(at) = last(&self.flags.0) {
-            return Some(Found { value: &self.flags.0[at].1, place: format!("--{}", key.name) });
+            let (value, place) = (self.flags.0[at].1.as_os_str(), format!("--{}", key.name));
+            return Some(Found { value, place, rank: Rank::Flag });
         }
         if let Some(at) = last(&self.options.settings) {
-            let value = &self.options.settings[at].1;
-            return Some(Found { value, place: format!("mount option {}", key.name) });
+            let value = self.options.settings[at].1.as_os_str();
+            return Some(Found { value, place: format!("mount option {}", key.name), rank: Rank::Option });
         }
         let in_environment = |name: &&'static str| {
-            Some(Found { value: self.environment.look_up(name)?, place: (*name).to_owned() })
+            let value = self.environment.look_up(name)?;
+            Some(Found { value, place: (*name).to_owned(), rank: Rank::Environment })
         };
         key.env.iter().find_map(in_environment).or_else(|| self.find_in_file(key))
     }
@@ -168,7 +215,7 @@ impl Sources {
             let says = |line: &&Line| line.key == *name && !line.value.is_empty();
             let line = self.lines.iter().rfind(says)?;
             let place = format!("{name} in {}, line {},", self.file.display(), line.number);
-            Some(Found { value: &line.value, place })
+            Some(Found { value: &line.value, place, rank: Rank::File })
         })
     }
 }
@@ -196,6 +243,7 @@ mod tests {
     #[test]
     fn a_misspelt_key_is_an_error_not_silence() {
         assert_eq!(read("LOCKFS_TLL=5m").unwrap_err(), "/conf, line 1: lockfs has no setting 'LOCKFS_TLL'");
+        assert!(read("REDIS_PROT=1").unwrap_err().ends_with("lockfs has no setting 'REDIS_PROT'"));
         assert_eq!(read("\nnonsense").unwrap_err(), "/conf, line 2: it is no KEY=value line");
     }
 
