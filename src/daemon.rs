@@ -11,15 +11,19 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crate::clock::{BootId, Clock, SystemClock};
-use crate::config::Settings;
+use crate::config::{RedisSettings, Settings};
 use crate::fs::{About, LockFs};
 use crate::fuse::{Mount, MountError, MountFlag, MountOptions, Unmounter};
-use crate::locks::{HostId, HostIdError, LockService, Processes, Tending};
+use crate::locks::{HostId, HostIdError, LockService, Processes, Tending, machine_id};
 use crate::store::level::{LevelError, LevelStore};
+use crate::store::redis::{Options, RedisStore};
 use crate::store::{LockStore, StoreError};
 
 /// How long an unmounted mount may go on answering before the daemon ends all the same.
 const GRACE: Duration = Duration::from_secs(3);
+
+/// How long hosts may take at most to say what they hold after Redis has lost it, however long a lock may live.
+const LONGEST_WINDOW: Duration = Duration::from_secs(300);
 
 /// Why a mount could not be served.
 #[derive(Debug)]
@@ -82,12 +86,8 @@ impl From<io::Error> for Error {
 pub fn serve(settings: &Settings, ready: impl FnOnce()) -> Result<(), Error> {
     let signals = Signals::block()?;
     let clock: Arc<dyn Clock> = Arc::new(SystemClock);
-    if settings.redis.is_some() {
-        return Err(Error::System(io::Error::other("the redis backend can't be mounted yet: use leveldb")));
-    }
-    let store = Arc::new(open(settings, Arc::clone(&clock))?);
-    let served =
-        serve_store(settings, clock.as_ref(), Arc::clone(&store) as Arc<dyn LockStore>, signals, ready);
+    let store = open(settings, Arc::clone(&clock))?;
+    let served = serve_store(settings, clock.as_ref(), Arc::clone(&store), signals, ready);
     let closed = store.close();
     served?;
     Ok(closed?)
@@ -116,11 +116,25 @@ fn serve_store(
     Ok(served?)
 }
 
-fn open(settings: &Settings, clock: Arc<dyn Clock>) -> Result<LevelStore, Error> {
+fn open(settings: &Settings, clock: Arc<dyn Clock>) -> Result<Arc<dyn LockStore>, Error> {
     // SAFETY: geteuid(2) and getegid(2) take nothing and can't fail.
     let owner = unsafe { (libc::geteuid(), libc::getegid()) };
+    if let Some(RedisSettings { endpoint, acks }) = &settings.redis {
+        std::fs::create_dir_all(&settings.data_dir)?;
+        let options = Options {
+            endpoint: endpoint.clone(),
+            acks: *acks,
+            namespace: settings.namespace.to_string(),
+            host: settings.host_id.clone(),
+            machine: machine_id(&BootId::current()?),
+            owner,
+            state: Some(settings.data_dir.join(format!("{}.redis", settings.namespace))),
+            window: settings.ttl.span().unwrap_or(LONGEST_WINDOW).min(LONGEST_WINDOW),
+        };
+        return Ok(Arc::new(RedisStore::open(&options, clock)?));
+    }
     let boot = BootId::current()?;
-    Ok(LevelStore::open(&settings.store_dir(), settings.durability, clock, &boot, owner)?)
+    Ok(Arc::new(LevelStore::open(&settings.store_dir(), settings.durability, clock, &boot, owner)?))
 }
 
 fn about(settings: &Settings, clock: &dyn Clock) -> About {

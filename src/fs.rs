@@ -130,7 +130,7 @@ impl LockFs {
 
     fn found(&self, node: Node) -> Result<Found, Error> {
         let stat = |ino: Ino| -> Result<Attributes, Error> {
-            Ok(self.service.store().stat(ino)?.ok_or(Refusal::Gone)?)
+            Ok(self.service.store().glance(ino)?.ok_or(Refusal::Gone)?)
         };
         let (attributes, keep) = match node {
             // The dot directories stand in it too, and are not counted: see `synthetic`.
@@ -179,7 +179,7 @@ impl LockFs {
     }
 
     fn synthetic(&self, node: Node, kind: Kind, mode: u16) -> Result<Attributes, Error> {
-        let root = self.service.store().stat(Ino::ROOT)?.ok_or(Refusal::Gone)?;
+        let root = self.service.store().glance(Ino::ROOT)?.ok_or(Refusal::Gone)?;
         let since: WallTime = self.about.since.wall;
         Ok(Attributes {
             ino: Ino::from_u64(node.number()),

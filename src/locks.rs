@@ -13,7 +13,7 @@ use std::fmt;
 use std::sync::{Arc, Mutex, PoisonError};
 
 pub use holders::Holders;
-pub use process::{HostId, HostIdError, Processes};
+pub use process::{HostId, HostIdError, Processes, machine_id};
 pub use tending::Tending;
 
 use crate::lock::{Session, SessionError, SessionId, SessionKind, Ttl};

@@ -162,6 +162,12 @@ impl Stat {
     }
 }
 
+/// What tells this boot of this machine from all others: the id of the machine (machine-id(5)) and of its boot.
+pub fn machine_id(boot: &BootId) -> String {
+    let machine = fs::read_to_string("/etc/machine-id").unwrap_or_default();
+    format!("{}/{}", machine.trim(), boot.as_str())
+}
+
 impl Processes {
     /// The processes of this host, which is called `host`.
     ///
@@ -169,9 +175,8 @@ impl Processes {
     /// When `/proc` is not mounted.
     pub fn new(host: HostId) -> std::io::Result<Self> {
         let boot = BootId::current()?;
-        let machine = fs::read_to_string("/etc/machine-id").unwrap_or_default();
         Ok(Self {
-            machine: format!("{} {}", machine.trim(), boot.as_str()),
+            machine: machine_id(&boot),
             host,
             boot,
             known: Mutex::default(),

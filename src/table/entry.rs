@@ -13,11 +13,11 @@ impl LockTable {
     /// What stands at a spot, if it is alive. What is dead there is removed.
     fn find(&mut self, now: Now, spot: &Spot) -> Result<Option<Ino>, Refusal> {
         let parent = self.live(spot.parent, now).ok_or(Refusal::NoEntry)?;
-        let directory = parent.directory.as_ref().ok_or(Refusal::NotDirectory)?;
-        // Removed, and open still: nothing can be made in it any more, as in rmdir(2).
+        // An unlinked file that is open is nowhere.
         if parent.record.places.is_empty() && spot.parent != Ino::ROOT {
             return Err(Refusal::NoEntry);
         }
+        let directory = parent.directory.as_ref().ok_or(Refusal::NotDirectory)?;
         let entry = directory.by_name.get(&spot.name);
         let Some(&(_, ino)) = entry else {
             return Ok(None);
@@ -283,7 +283,10 @@ impl LockTable {
         if emptied {
             self.truncate(now, caller, ino, 0)?;
         }
-        *self.opens.entry(ino).or_default() += 1;
+        // A directory that is removed is gone for those who have it open, too: nothing can be in it any more.
+        if !self.is_directory(ino) {
+            *self.opens.entry(ino).or_default() += 1;
+        }
         Ok(Reply::Opened(self.attributes_of(ino)))
     }
 

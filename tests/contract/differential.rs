@@ -111,7 +111,7 @@ pub(crate) enum Kept {
 pub(crate) fn store_is_the_table<G: Ground>(cases: u64, kept: Kept) {
     every_history(cases, |acts| {
         let mut house = House::<G>::new();
-        let mut bench = Bench::new();
+        let mut bench = Bench::at(G::dawn());
         let (mut stories, mut ranks) = ([Story::new(), Story::new()], [Ranks::default(), Ranks::default()]);
         let (mut events, mut heard) = (Vec::new(), 0);
         for (nth, act) in acts.iter().enumerate() {

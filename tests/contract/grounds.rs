@@ -1,14 +1,19 @@
 //! What each store stands on.
 
+use std::cell::Cell;
 use std::sync::Arc;
+use std::time::Duration;
 
-use lockfs::clock::{BootId, ManualClock};
+use lockfs::clock::{BootId, BootTime, ManualClock, Now};
 use lockfs::store::level::LevelStore;
+use lockfs::store::redis::{Acks, Endpoint, Options, RedisStore};
 use lockfs::store::{Durability, LockStore, MemoryStore};
 use tempfile::TempDir;
 
 use crate::house::Ground;
-use crate::world::OWNER;
+use crate::servers::clock::ServerClock;
+use crate::servers::redis::RedisServer;
+use crate::world::{OWNER, dawn};
 
 /// Memory, of which nothing is left when it is closed.
 #[derive(Debug)]
@@ -37,5 +42,64 @@ impl Ground for Level {
         let boot = BootId::new("the test's");
         let store = LevelStore::open(self.0.path(), Durability::Process, clock, &boot, (OWNER, OWNER));
         Box::new(store.expect("nobody else has the directory, and nothing is damaged"))
+    }
+}
+
+/// A namespace of its own on a server of this test, whose clock the test sets.
+#[derive(Debug)]
+pub(crate) struct Redis {
+    namespace: String,
+}
+
+struct Server {
+    redis: RedisServer,
+    clock: ServerClock,
+    namespaces: Cell<u32>,
+}
+
+thread_local! {
+    static SERVER: Server = {
+        let clock = ServerClock::frozen(micros(Redis::dawn()));
+        let redis = RedisServer::options().clock(&clock).start();
+        Server { redis, clock, namespaces: Cell::new(0) }
+    };
+}
+
+fn micros(now: Now) -> i64 {
+    now.wall.secs() * 1_000_000 + i64::from(now.wall.subsec_nanos() / 1_000)
+}
+
+impl Ground for Redis {
+    fn lay() -> Self {
+        let number = SERVER.with(|server| {
+            server.namespaces.set(server.namespaces.get() + 1);
+            server.namespaces.get()
+        });
+        Self { namespace: format!("test-{number}") }
+    }
+
+    fn open(&mut self, clock: Arc<ManualClock>) -> Box<dyn LockStore> {
+        let url = SERVER.with(|server| server.redis.unix_url());
+        let options = Options {
+            endpoint: Endpoint::parse(&url).expect("a URL"),
+            acks: Acks::default(),
+            namespace: self.namespace.clone(),
+            host: "dev1".to_owned(),
+            machine: "machine".to_owned(),
+            owner: (OWNER, OWNER),
+            state: None,
+            window: Duration::from_secs(300),
+        };
+        Box::new(RedisStore::open(&options, clock).expect("the server is there, and nobody has the name"))
+    }
+
+    /// Of a server's clock wall time and lease time are one.
+    fn dawn() -> Now {
+        let Now { wall, .. } = dawn();
+        Now { boot: BootTime::from_nanos(u64::try_from(wall.secs()).expect("after 1970") * 1_000_000_000), wall }
+    }
+
+    fn set(&self, now: Now) {
+        SERVER.with(|server| server.clock.set(micros(now)));
     }
 }

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use lockfs::clock::{ManualClock, WallTime};
+use lockfs::clock::{Clock, ManualClock, Now, WallTime};
 use lockfs::lock::{Body, Ino, Name, Record, Session, Token, Ttl};
 use lockfs::store::LockStore;
 use lockfs::table::{
@@ -25,6 +25,17 @@ pub(crate) trait Ground {
     /// Opens the store there; its root belongs to [`OWNER`](crate::world::OWNER). One that keeps things has
     /// what it had when it was last closed.
     fn open(&mut self, clock: Arc<ManualClock>) -> Box<dyn LockStore>;
+
+    /// The moment at which histories begin there.
+    fn dawn() -> Now
+    where
+        Self: Sized,
+    {
+        dawn()
+    }
+
+    /// It is so late now.
+    fn set(&self, _now: Now) {}
 }
 
 /// A store on its ground, and its time.
@@ -46,7 +57,8 @@ pub(crate) trait Tenant {
 impl<G: Ground> House<G> {
     pub(crate) fn new() -> Self {
         let mut ground = G::lay();
-        let clock = Arc::new(ManualClock::new(dawn()));
+        let clock = Arc::new(ManualClock::new(G::dawn()));
+        ground.set(clock.now());
         let store = Some(ground.open(Arc::clone(&clock)));
         Self { ground, clock, store }
     }
@@ -59,12 +71,13 @@ impl<G: Ground> Tenant for House<G> {
 
     fn wait(&self, span: Duration) {
         self.clock.advance(span);
+        self.ground.set(self.clock.now());
     }
 
     fn reopen(&mut self, closed: Duration) {
         self.store().close().expect("it closes");
         self.store = None;
-        self.clock.advance(closed);
+        self.wait(closed);
         self.store = Some(self.ground.open(Arc::clone(&self.clock)));
     }
 }

@@ -17,6 +17,8 @@ mod law;
 mod model;
 mod rights;
 mod search;
+#[path = "../servers/mod.rs"]
+mod servers;
 mod shadow;
 mod world;
 
@@ -200,3 +202,4 @@ macro_rules! contract {
 
 contract!(memory: InMemory on crate::grounds::Memory, 200 histories);
 contract!(level: Durably on crate::grounds::Level, 200 histories);
+contract!(redis: InMemory on crate::grounds::Redis, 50 histories);

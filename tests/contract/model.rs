@@ -99,6 +99,7 @@ impl Model {
     ) -> Verdict {
         match event.kind {
             EventKind::Begin => Ok(()),
+            EventKind::Lost => Err("no step loses data".to_owned()),
             EventKind::End => {
                 let locks = self.names.values().map(|ino| &self.things[ino]);
                 let mut locks = locks.filter(|thing| thing.kind != Kind::Directory);

@@ -182,6 +182,7 @@ impl Deed<'_> {
                 Ok(())
             }
             EventKind::Transfer => self.check_transfer(event),
+            EventKind::Lost => Err("no step loses data".to_owned()),
         }
     }
 

@@ -341,7 +341,10 @@ pub(crate) struct Bench {
 
 impl Bench {
     pub(crate) fn new() -> Self {
-        let now = dawn();
+        Self::at(dawn())
+    }
+
+    pub(crate) fn at(now: Now) -> Self {
         let epoch = u32::try_from(now.wall.secs()).expect("a time of this century");
         Self { table: LockTable::new(epoch, OWNER, OWNER, now), now }
     }

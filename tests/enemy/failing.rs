@@ -71,8 +71,8 @@ impl LockStore for Buggy {
     fn list_sessions(&self, after: Option<Ino>, limit: usize) -> Result<Vec<Session>, StoreError> {
         self.0.list_sessions(after, limit)
     }
-    fn shortest_ttl(&self, id: &SessionId) -> Result<Option<Ttl>, StoreError> {
-        self.0.shortest_ttl(id)
+    fn shortest_ttls(&self, ids: &[SessionId]) -> Result<Vec<Option<Ttl>>, StoreError> {
+        self.0.shortest_ttls(ids)
     }
     fn events(&self, after: u64, limit: usize) -> Result<EventPage, StoreError> {
         self.0.events(after, limit)

@@ -12,7 +12,7 @@ use crate::lock::{
     Attributes, Body, Event, EventKind, Ino, Job, Kind, LockPath, Login, Name, Origin, Place, Record, Session,
     SessionId, SessionKind, Token, Ttl,
 };
-use crate::table::{Begin, Caller, Counts, Entry, Refusal, View};
+use crate::table::{Begin, Caller, Counts, Entry, Outcome, Refusal, Reply, View};
 
 /// The version of records, as `law/read.lua` has it.
 const VERSION: u8 = 1;
@@ -118,17 +118,18 @@ fn kind_code(kind: &SessionKind) -> u8 {
     }
 }
 
-/// What no script looks into: the job, and who began the session.
+/// What no script looks into: who began the session, and behind it the job, which a session keeps in its record
+/// when it gets a name and is none any more.
 fn put_rest(out: &mut Vec<u8>, kind: &SessionKind, origin: &Origin) {
+    put_u32(out, origin.pid);
+    put_medium(out, origin.user.as_bytes());
+    put_medium(out, origin.host.as_bytes());
+    put_medium(out, origin.command.as_bytes());
     if let SessionKind::Job(job) = kind {
         put_u32(out, job.pgid);
         put(out, &job.start.to_be_bytes());
         put_medium(out, job.boot.as_str().as_bytes());
     }
-    put_u32(out, origin.pid);
-    put_medium(out, origin.user.as_bytes());
-    put_medium(out, origin.host.as_bytes());
-    put_medium(out, origin.command.as_bytes());
 }
 
 // Reading
@@ -292,7 +293,7 @@ impl<'a> Reader<'a> {
     }
 
     /// What stat(2) tells, and the record that it tells it of.
-    pub(super) fn found(&mut self) -> Read<(Attributes, Stored)> {
+    fn found(&mut self) -> Read<(Attributes, Stored)> {
         let ino = self.ino()?;
         let stored = self.stored(ino)?;
         let mut attributes = stored.attributes();
@@ -312,12 +313,42 @@ impl<'a> Reader<'a> {
         Ok(Entries { subdirectories, changed })
     }
 
-    /// Nothing, or what stat(2) tells.
-    pub(super) fn attributes(&mut self) -> Read<Option<Attributes>> {
+    /// What stat(2) tells, and the bytes of the record that it tells it of.
+    pub(super) fn found_with_record(&mut self) -> Read<(Attributes, Arc<[u8]>)> {
+        let mut ahead = *self;
+        ahead.ino()?;
+        let record = ahead.long()?.into();
+        Ok((self.found()?.0, record))
+    }
+
+    /// Nothing, or the bytes of a record.
+    pub(super) fn found_record(&mut self) -> Read<Option<Arc<[u8]>>> {
         if self.is_empty() {
             return Ok(None);
         }
-        Ok(Some(self.found()?.0))
+        Ok(Some(self.found_with_record()?.1))
+    }
+
+    /// What a step answers.
+    pub(super) fn outcome(&mut self) -> Read<Outcome> {
+        Ok(match self.byte()? {
+            b'E' => Ok(Reply::Entry(self.found()?.0)),
+            b'O' => Ok(Reply::Opened(self.found()?.0)),
+            b'S' => Ok(Reply::Session(Box::new(self.session()?))),
+            b'C' => Ok(Reply::Count(usize::try_from(self.number()?).unwrap_or(usize::MAX))),
+            b'D' => Ok(Reply::Done),
+            b'R' => Err(self.refusal()?),
+            other => return Err(Malformed::new(format!("{other} is no answer"))),
+        })
+    }
+
+    /// All that is left: what a step changed.
+    pub(super) fn changes(&mut self) -> Read<Vec<Changed>> {
+        let mut changes = Vec::new();
+        while !self.is_empty() {
+            changes.push(self.change()?);
+        }
+        Ok(changes)
     }
 
     pub(super) fn session(&mut self) -> Read<Session> {
@@ -342,6 +373,8 @@ impl<'a> Reader<'a> {
         self.u32()?;
         let has_login = self.byte()? == 1;
         let login = self.text()?;
+        let pid = self.u32()?;
+        let origin = Origin { pid, user: self.text()?, host: self.text()?, command: self.text()? };
         let kind = match code {
             1 => SessionKind::Named,
             2 => {
@@ -351,8 +384,6 @@ impl<'a> Reader<'a> {
             3 => SessionKind::Unseen,
             other => return Err(Malformed::new(format!("{other} is no kind of session"))),
         };
-        let pid = self.u32()?;
-        let origin = Origin { pid, user: self.text()?, host: self.text()?, command: self.text()? };
         let login = has_login.then(|| Login::new(&login));
         Ok(Session { id, ino, uid, gid, kind, origin, login, since, mtime, seen, ttl, ended, lost })
     }

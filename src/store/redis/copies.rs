@@ -12,7 +12,7 @@ use std::sync::Arc;
 use super::codec::{Changed, Malformed, Stored};
 use crate::clock::Now;
 use crate::lock::{Attributes, EventKind, Ino, Name, Origin, Place, SessionId, SessionKind, Token, Ttl};
-use crate::table::{Begin, Caller, Claimant, Command, Entry, LockTable, Outcome, Refusal, Spot, View};
+use crate::table::{Begin, Caller, Claimant, Command, LockTable, Outcome, Refusal, Spot, View};
 
 /// How many directories are remembered that only lead to locks.
 const WAYS_MAX: usize = 10_000;
@@ -27,7 +27,7 @@ pub(super) struct Copy {
 /// The records of a session, as the server had them: its own, and the names that it lost.
 type SessionCopy = (Arc<[u8]>, Arc<[u8]>);
 
-/// A file or directory without a name that is open here.
+/// A file without a name that is open here.
 #[derive(Debug)]
 struct Orphan {
     table: LockTable,
@@ -142,11 +142,6 @@ impl Copies {
         }
     }
 
-    /// How many descriptors are open on an object.
-    pub(super) fn opens(&self, ino: Ino) -> u32 {
-        self.opens.get(&ino).copied().unwrap_or_default()
-    }
-
     /// How many live on without a name.
     pub(super) fn orphans(&self) -> u64 {
         self.orphans.len() as u64
@@ -187,11 +182,6 @@ impl Copies {
     /// Everything known of an orphan.
     pub(super) fn view(&self, now: Now, ino: Ino) -> Option<View> {
         self.orphans.get(&ino)?.table.view(now, ino)
-    }
-
-    /// The entries of an orphan: none; `None` where it is none, or no directory.
-    pub(super) fn list(&self, now: Now, ino: Ino) -> Option<Vec<Entry>> {
-        self.orphans.get(&ino)?.table.list(now, ino, None, 1)
     }
 
     /// All that this host has to say again: for each session, directory and lock four arguments of
@@ -245,7 +235,6 @@ impl Orphan {
         let mut record = Stored::parse(ino, &copy.record)?.with(&copy.note);
         let name = Name::parse(b"orphan").expect("a name");
         record.places = vec![Place { parent: Ino::ROOT, name: name.clone(), cookie: record.token }];
-        record.ttl = Ttl::Never;
         let epoch = record.token.epoch().max(Token::from_u64(ino.as_u64()).epoch()).saturating_add(1);
         let holder = record.session.clone();
         let uid = record.uid;
@@ -264,7 +253,6 @@ impl Orphan {
         };
         let nobody = || SessionId::parse(b"nobody").expect("a session name");
         let caller = by(holder.clone().unwrap_or_else(nobody));
-        let is_directory = record.body.kind() == crate::lock::Kind::Directory;
         let mut table = LockTable::new(epoch, uid, record.gid, now);
         let root = table.record(Ino::ROOT).expect("every table has a root").clone();
         let mut sessions = Vec::new();
@@ -277,11 +265,7 @@ impl Orphan {
         let spot = Spot { parent: Ino::ROOT, name };
         let open = Command::Open { caller: caller.clone(), ino, emptied: false };
         table.execute(now, &open).outcome.map_err(|refusal| Malformed::of_refusal(&refusal))?;
-        let release = match is_directory {
-            true => Command::Rmdir { caller, spot },
-            false => Command::Unlink { caller, spot },
-        };
-        table.execute(now, &release).outcome.map_err(|refusal| Malformed::of_refusal(&refusal))?;
+        table.execute(now, &Command::Unlink { caller, spot }).outcome.map_err(|refusal| Malformed::of_refusal(&refusal))?;
         Ok(Self { table, ino })
     }
 }

@@ -207,9 +207,13 @@ impl Requests {
     }
 
     /// Ends everything that waits.
-    pub(super) fn close(&self) {
+    pub(super) fn end(&self) {
         self.known(|known| known.is_closed = true);
         self.changed.notify_all();
+    }
+
+    /// Closes all connections.
+    pub(super) fn disconnect(&self) {
         self.seats.lock().unwrap_or_else(PoisonError::into_inner).clear();
     }
 
@@ -222,6 +226,13 @@ impl Requests {
         !known.is_closed
     }
 
+    /// Waits at most `span` for the server to come back, or for the end.
+    pub(super) fn wait_for_server(&self, span: Duration) {
+        let known = self.lock_known();
+        let wait = self.changed.wait_timeout_while(known, span, |known| !known.is_closed && known.gone.is_some());
+        drop(wait.unwrap_or_else(PoisonError::into_inner));
+    }
+
     /// Lets the keeper look at once.
     pub(super) fn call_keeper(&self) {
         self.known(|known| known.is_called = true);
@@ -229,7 +240,7 @@ impl Requests {
     }
 
     /// The server is gone, says a request.
-    pub(super) fn lose(&self, why: &LinkError) {
+    pub(super) fn lose(&self, why: &str) {
         let now = self.clock.now().boot;
         let is_new = self.known(|known| {
             let is_new = known.gone.is_none();
@@ -245,17 +256,9 @@ impl Requests {
         }
     }
 
-    /// The server is back, says the keeper, over `link`.
-    pub(super) fn regain(&self, link: Link) {
-        let server = link.server().clone();
-        self.meters.connected.count();
-        let was_gone = self.known(|known| {
-            known.server = Some(server);
-            known.gone.take()
-        });
-        let mut seat = self.seat();
-        seat.link = Some(link);
-        self.give_back(seat);
+    /// The server is back, and its data is what it was or has been settled, says the keeper.
+    pub(super) fn regain(&self) {
+        let was_gone = self.known(|known| known.gone.take());
         self.changed.notify_all();
         if let Some(gone) = was_gone {
             let span = self.clock.now().boot.since(gone.since);
@@ -292,7 +295,7 @@ impl Requests {
                 Err(error) if patience == Patience::None => {
                     return Err(StoreError::Unavailable(error.to_string()));
                 }
-                Err(error) => self.lose(&error),
+                Err(error) => self.lose(&error.to_string()),
             }
         }
         Ok(seat.link.as_mut().expect("made just now"))
@@ -419,14 +422,14 @@ impl Requests {
             Some(Fault::Denied) => return Err(StoreError::Unavailable(error.to_string())),
             Some(fault) if fault.is_elsewhere() => {
                 seat.link = None;
-                self.lose(error);
+                self.lose(&error.to_string());
             }
             // It is there, and will be able to answer soon.
             Some(_) => std::thread::sleep(PAUSE),
             None => {
                 seat.link = None;
                 if patience == Patience::Command {
-                    self.lose(error);
+                    self.lose(&error.to_string());
                 }
             }
         }
@@ -444,7 +447,7 @@ impl Requests {
     /// The data is not what it was: the keeper has to see to that before anybody goes on.
     fn lose_data(&self, seat: &mut Seat, deadline: BootTime) -> Result<(), StoreError> {
         seat.link = None;
-        self.lose(&LinkError::data_lost(&self.primary));
+        self.lose(LOST);
         self.await_server(deadline, Patience::Command)
     }
 
@@ -589,10 +592,32 @@ impl Requests {
             }
             Err(error) => {
                 seat.link = None;
-                self.lose(&error);
+                self.lose(&error.to_string());
                 Err(StoreError::Unavailable(error.to_string()))
             }
         }
+    }
+
+    /// Runs a script as it is, once: for the keeper. The answer is a text, of whatever status.
+    pub(super) fn run(&self, script: Script, args: &[&[u8]]) -> Result<Vec<u8>, StoreError> {
+        let deadline = self.clock.now().boot + self.limit();
+        let mut seat = self.seat();
+        let answer = match self.connect(&mut seat, deadline, Patience::None) {
+            Ok(link) => self.send(link, script, args, self.limit() / 2),
+            Err(error) => {
+                self.give_back(seat);
+                return Err(error);
+            }
+        };
+        let answer = match answer {
+            Ok(text) => Ok(text),
+            Err(error) => match self.weigh(&mut seat, &error, deadline, Patience::None) {
+                Err(error) => Err(error),
+                Ok(()) => Err(StoreError::Unavailable(error.to_string())),
+            },
+        };
+        self.give_back(seat);
+        answer
     }
 
     /// One ordinary command that only reads, on a connection of the pool.
@@ -645,6 +670,9 @@ fn foreign(text: &[u8]) -> StoreError {
     StoreError::Failed(format!("redis answers what no script of lockfs does: {}", start.escape_ascii()))
 }
 
+/// What is said while the data is not what it was.
+const LOST: &str = "the data of redis is not what it was";
+
 fn lost_data() -> StoreError {
-    StoreError::Unavailable("redis has lost the namespace".to_owned())
+    StoreError::Unavailable(LOST.to_owned())
 }

@@ -36,29 +36,35 @@ end
 
 -- Forgets sessions that are over.
 local function sweep_sessions(limit)
-  local swept, from = 0, 0
-  while swept < limit do
-    local members = call('ZRANGEBYSCORE', P .. 'y', '-inf', NOW, 'LIMIT', from, SOME)
-    for _, member in ipairs(members) do
-      if swept == limit then break end
-      local s = session(string.sub(member, 9))
-      -- What this very step forgot or planned anew is there still.
-      local is_due = s and s.ino == string.sub(member, 1, 8) and session_check(s) and s.check <= NOW
-      if is_due then
-        check_session_at(s, nil)
-        -- One that holds something is planned again when it has let go of it.
-        if holds_nothing(s.id) then
-          if is_over(s) then
-            forget_session(s.id)
-            swept = swept + 1
-          else
-            check_session_at(s, ends_at(s))
-          end
-        end
+  local due_sessions, seen = {}, {}
+  local function add(s)
+    if s and not seen[s.id] and session_check(s) and s.check <= NOW then
+      seen[s.id] = true
+      due_sessions[#due_sessions + 1] = s
+    end
+  end
+  -- What this very step has planned is not on the server yet.
+  for _, s in pairs(sessions) do
+    if s and s.check then add(s) end
+  end
+  for _, member in ipairs(call('ZRANGEBYSCORE', P .. 'y', '-inf', NOW, 'LIMIT', 0, limit * LOOKS)) do
+    local s = session(string.sub(member, 9))
+    if s and s.ino == string.sub(member, 1, 8) then add(s) end
+  end
+  table.sort(due_sessions, function(a, b) return a.check < b.check or (a.check == b.check and less(a.ino, b.ino)) end)
+  local swept = 0
+  for _, s in ipairs(due_sessions) do
+    if swept == limit then break end
+    check_session_at(s, nil)
+    -- One that holds something is planned again when it has let go of it.
+    if holds_nothing(s.id) then
+      if is_over(s) then
+        forget_session(s.id)
+        swept = swept + 1
+      else
+        check_session_at(s, ends_at(s))
       end
     end
-    from = from + SOME
-    if #members < SOME then break end
   end
   return swept
 end

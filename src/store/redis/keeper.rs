@@ -1,0 +1,333 @@
+//! The keeper: the thread that says that this host is there, brings a server back that was gone, sees to it that
+//! nothing is granted on data that may have lost something, and undoes what nobody knows the outcome of.
+//!
+//! The order in which a server comes back: a connection to the primary; the namespace is there, or is founded
+//! anew; the epoch is above all that was given; this host has said what it holds; then requests go on.
+
+use std::fs;
+use std::io;
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use super::codec::Reader;
+use super::copies::{Copies, Learn};
+use super::requests::{Generation, Gives, Patience, Requests, unreadable};
+use super::script::Script;
+use super::undo::Undo;
+use crate::lock::Ino;
+use crate::store::StoreError;
+
+/// How often this host says that it is there.
+const PERIOD: Duration = Duration::from_secs(1);
+
+/// How often a server that is gone is tried.
+const RETRY: Duration = Duration::from_millis(100);
+
+/// A host that was not heard of for so long is not waited for when data may have been lost.
+const SILENCE: Duration = Duration::from_secs(30);
+
+/// For how long the name of a host stays taken that is not heard of any more.
+const TAKEN: Duration = Duration::from_secs(15);
+
+/// For how long hosts may say what they hold where the same data is served by another, or after a restart. Who
+/// does not within this time can't reach the server.
+const SETTLING: Duration = Duration::from_secs(5);
+
+/// How many locks are said again in one step, and with how many bytes.
+const CLAIMS: usize = 200;
+const CLAIM_BYTES: usize = 1 << 20;
+
+/// One host of the namespace.
+#[derive(Clone, Debug)]
+pub(super) struct Neighbour {
+    pub(super) name: String,
+    /// How long ago it was heard of.
+    pub(super) silent: Duration,
+}
+
+/// What the keeper keeps.
+#[derive(Debug)]
+pub(super) struct Keeper {
+    requests: Arc<Requests>,
+    copies: Arc<Mutex<Copies>>,
+    host: String,
+    /// The machine, and what no other daemon has.
+    who: String,
+    owner: (u32, u32),
+    /// For how long hosts may say what they hold where the namespace was lost: as long as any lock would live.
+    window: Duration,
+    memory: Memory,
+    state: Mutex<State>,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    hosts: Vec<Neighbour>,
+    /// Of which data, and in which epoch, this host has said what it holds.
+    settled: Option<(Generation, u32)>,
+    trouble: Option<String>,
+}
+
+impl Keeper {
+    pub(super) fn new(
+        requests: Arc<Requests>,
+        copies: Arc<Mutex<Copies>>,
+        (host, who): (&str, String),
+        owner: (u32, u32),
+        window: Duration,
+        memory: Memory,
+    ) -> Self {
+        let (host, state) = (host.to_owned(), Mutex::default());
+        Self { requests, copies, host, who, owner, window, memory, state }
+    }
+
+    fn state<T>(&self, act: impl FnOnce(&mut State) -> T) -> T {
+        act(&mut self.state.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    fn copies<T>(&self, act: impl FnOnce(&mut Copies) -> T) -> T {
+        act(&mut self.copies.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    /// The hosts of the namespace, this one too.
+    pub(super) fn hosts(&self) -> Vec<Neighbour> {
+        self.state(|state| state.hosts.clone())
+    }
+
+    /// What is wrong with this host's place in the namespace.
+    pub(super) fn trouble(&self) -> Option<String> {
+        self.state(|state| state.trouble.clone())
+    }
+
+    /// Goes on until the store is closed.
+    pub(super) fn run(&self) {
+        let mut pause = PERIOD;
+        while self.requests.rest(pause) {
+            let round = self.round();
+            let is_gone = self.requests.known(|known| known.gone.is_some());
+            pause = if is_gone || self.requests.undo.len() > 0 { RETRY } else { PERIOD };
+            let trouble = match round {
+                Err(StoreError::Failed(why)) => Some(why),
+                _ => None,
+            };
+            let is_new = self.state(|state| std::mem::replace(&mut state.trouble, trouble.clone()) != trouble);
+            if let Some(why) = trouble.filter(|_| is_new) {
+                log::error!("{why}");
+            }
+        }
+    }
+
+    fn round(&self) -> Result<(), StoreError> {
+        self.settle()?;
+        self.requests.regain();
+        for undo in self.requests.undo.all() {
+            self.undo(&undo)?;
+        }
+        for ino in self.copies(Copies::take_suspects) {
+            self.confirm(ino)?;
+        }
+        Ok(())
+    }
+
+    /// Says that this host is there, and sees to the data.
+    ///
+    /// # Errors
+    /// [`StoreError`]: the server is not there, or not to be used.
+    pub(super) fn settle(&self) -> Result<(), StoreError> {
+        if self.requests.known(|known| known.generation.is_none()) {
+            self.found()?;
+        }
+        let told = self.tell(b"");
+        let epoch = match told {
+            // Whoever has lost the namespace founds it anew, and asks again.
+            Err(StoreError::Unavailable(_)) if self.is_lost()? => {
+                self.found()?;
+                self.tell(b"")?
+            }
+            told => told?,
+        };
+        let generation = self.requests.known(|known| known.generation).unwrap_or_default();
+        let mut raised = self.raise_epoch()?;
+        if self.state(|state| state.settled) != Some((generation, raised)) {
+            self.reassert()?;
+            // Another server may have come while we spoke.
+            raised = self.raise_epoch()?;
+            self.state(|state| state.settled = Some((generation, raised)));
+            self.memory.write(&generation, raised, self.requests.known(|known| known.last_event));
+        }
+        self.requests.known(|known| known.epoch = known.epoch.max(raised).max(epoch));
+        Ok(())
+    }
+
+    /// Whether the server has no namespace, or another one.
+    fn is_lost(&self) -> Result<bool, StoreError> {
+        let generation = self.requests.known(|known| known.generation).unwrap_or_default();
+        Ok(self.requests.run(Script::Counts, &[&generation])?.first() == Some(&b'G'))
+    }
+
+    /// Tells the others of this host, and hears of them; returns the epoch.
+    fn tell(&self, word: &[u8]) -> Result<u32, StoreError> {
+        let taken = TAKEN.as_micros().to_string();
+        let (host, who, answers) = (self.host.as_bytes(), self.who.as_bytes(), self.requests.answers());
+        let args: [&[u8]; 5] = [host, who, taken.as_bytes(), answers, word];
+        let seen = self.requests.look_with(Script::Host, &args, Patience::None);
+        let seen = seen.map_err(|error| match error {
+            StoreError::Failed(who) if !who.contains(' ') || who.len() < 80 => StoreError::Failed(format!(
+                "another machine is called {} in this namespace ({}): say --host-id",
+                self.host,
+                who.split(' ').next().unwrap_or_default()
+            )),
+            other => other,
+        })?;
+        let mut reader = Reader::new(&seen.text);
+        if reader.is_empty() {
+            return Ok(0);
+        }
+        let epoch = reader.u32().map_err(unreadable)?;
+        let mut hosts = Vec::new();
+        while !reader.is_empty() {
+            let name = String::from_utf8_lossy(reader.long().map_err(unreadable)?).into_owned();
+            let silent = Duration::from_micros(reader.number().unwrap_or_default());
+            hosts.push(Neighbour { name, silent });
+        }
+        self.state(|state| state.hosts = hosts);
+        Ok(epoch)
+    }
+
+    /// Founds the namespace, or finds it; where this host knows that there was one, its data was lost.
+    fn found(&self) -> Result<(), StoreError> {
+        let past = self.requests.known(|known| known.generation.map(|_| (known.epoch, known.last_event)));
+        let past = past.or_else(|| self.memory.read());
+        let (epoch, event) = past.unwrap_or_default();
+        let window = if past.is_some() { self.window } else { Duration::ZERO };
+        let generation = new_generation().map_err(|error| StoreError::Failed(error.to_string()))?;
+        let (uid, gid) = (self.owner.0.to_string(), self.owner.1.to_string());
+        let numbers = [epoch.to_string(), event.to_string(), uid, gid, window.as_micros().to_string()];
+        let mut args: Vec<&[u8]> = vec![&generation];
+        args.extend(numbers.iter().map(String::as_bytes));
+        let hosts = self.hosts();
+        let awaited = hosts.iter().filter(|host| host.silent < SILENCE && host.name != self.host);
+        args.extend(awaited.map(|host| host.name.as_bytes()));
+        args.push(self.host.as_bytes());
+        let answer = self.requests.run(Script::Found, &args)?;
+        let Some(found) = answer.strip_prefix(b"K").and_then(|found| Generation::try_from(found).ok()) else {
+            return Err(StoreError::Failed("redis does not say which namespace it has".to_owned()));
+        };
+        if past.is_some() {
+            log::warn!("redis has lost the namespace: hosts say what they hold, before anything else is granted");
+        }
+        self.requests.known(|known| known.generation = Some(found));
+        Ok(())
+    }
+
+    /// Makes sure that tokens go on above all that were given, whatever server answers now; returns the epoch.
+    fn raise_epoch(&self) -> Result<u32, StoreError> {
+        let (generation, epoch) = self.requests.known(|known| (known.generation.unwrap_or_default(), known.epoch));
+        let numbers = [epoch.to_string(), SETTLING.as_micros().to_string(), SILENCE.as_micros().to_string()];
+        let mut args: Vec<&[u8]> = vec![&generation];
+        args.extend(numbers.iter().map(String::as_bytes));
+        let answer = self.requests.run(Script::Epoch, &args)?;
+        match answer.split_first() {
+            Some((b'K', epoch)) => Reader::new(epoch).u32().map_err(unreadable),
+            _ => Err(StoreError::Unavailable("redis has lost the namespace".to_owned())),
+        }
+    }
+
+    /// Says again what this host holds.
+    fn reassert(&self) -> Result<(), StoreError> {
+        let claims = self.copies(|copies| copies.claims());
+        let mut rest = claims.as_slice();
+        loop {
+            let mut bytes = 0;
+            let fits = |claim: &&[Vec<u8>; 4]| {
+                bytes += claim.iter().map(Vec::len).sum::<usize>();
+                bytes <= CLAIM_BYTES
+            };
+            let count = rest.iter().take(CLAIMS).take_while(fits).count().max(1).min(rest.len());
+            let (some, others) = rest.split_at(count);
+            let word: &[u8] = if others.is_empty() { b"all" } else { b"more" };
+            let mut args: Vec<&[u8]> = vec![self.host.as_bytes(), word];
+            args.extend(some.iter().flatten().map(Vec::as_slice));
+            let answer = self.requests.step_with(Script::Reassert, &args, Gives::Nothing, Patience::None)?;
+            let mut reader = Reader::new(&answer.text);
+            reader.byte().map_err(unreadable)?;
+            let back = reader.number().map_err(unreadable)?;
+            self.requests.meters.reasserted.add(back);
+            if back > 0 {
+                log::warn!("redis had lost what this host holds, and has it again locks={back}");
+            }
+            let changes = reader.changes().map_err(unreadable)?;
+            self.copies(|copies| copies.learn(&changes, answer.now, Learn::All)).map_err(unreadable)?;
+            if others.is_empty() {
+                return Ok(());
+            }
+            rest = others;
+        }
+    }
+
+    fn undo(&self, undo: &Undo) -> Result<(), StoreError> {
+        let generation = self.requests.known(|known| known.generation).unwrap_or_default();
+        if undo.generation == generation {
+            let (seat, request) = (undo.seat.to_string(), undo.request.to_string());
+            let args: [&[u8]; 5] = [&generation, b"0", &undo.answers, seat.as_bytes(), request.as_bytes()];
+            let answer = self.requests.run(Script::Undo, &args)?;
+            if answer.first() != Some(&b'K') {
+                return Err(StoreError::Unavailable("redis could not undo an acquire".to_owned()));
+            }
+            self.requests.meters.undone.count();
+            log::info!("undid an acquire whose outcome nobody knew");
+        }
+        self.requests.undo.remove(undo);
+        Ok(())
+    }
+
+    fn confirm(&self, ino: Ino) -> Result<(), StoreError> {
+        let seen = self.requests.look_with(Script::Look, &[&ino.as_u64().to_be_bytes()], Patience::None)?;
+        if seen.text.is_empty() && !seen.is_settled {
+            return Ok(());
+        }
+        let record = Reader::new(&seen.text).found_record().map_err(unreadable)?;
+        self.copies(|copies| copies.confirm(ino, record));
+        Ok(())
+    }
+
+    /// Says that this host goes.
+    pub(super) fn leave(&self) {
+        if let Err(error) = self.tell(b"leave") {
+            log::debug!("could not say goodbye: {error}");
+        }
+        let (generation, epoch, event) =
+            self.requests.known(|known| (known.generation.unwrap_or_default(), known.epoch, known.last_event));
+        self.memory.write(&generation, epoch, event);
+    }
+}
+
+fn new_generation() -> io::Result<Generation> {
+    let mut generation = Generation::default();
+    io::Read::read_exact(&mut fs::File::open("/dev/urandom")?, &mut generation)?;
+    Ok(generation)
+}
+
+/// What a host remembers of a namespace when it has no daemon: that it was there, and how far its numbers were.
+#[derive(Debug)]
+pub(super) struct Memory(pub(super) Option<PathBuf>);
+
+impl Memory {
+    fn write(&self, generation: &Generation, epoch: u32, event: u64) {
+        let Some(file) = &self.0 else {
+            return;
+        };
+        let generation: String = generation.iter().map(|byte| format!("{byte:02x}")).collect();
+        if let Err(error) = fs::write(file, format!("{generation} {epoch} {event}\n")) {
+            log::warn!("can't note which namespace was mounted: {}: {error}", file.display());
+        }
+    }
+
+    /// The epoch and the number of the last event.
+    fn read(&self) -> Option<(u32, u64)> {
+        let text = fs::read_to_string(self.0.as_ref()?).ok()?;
+        let mut words = text.split_whitespace().skip(1);
+        Some((words.next()?.parse().ok()?, words.next()?.parse().ok()?))
+    }
+}
