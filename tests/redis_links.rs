@@ -192,6 +192,12 @@ fn tls_needs_the_right_authority_and_the_right_client() {
     assert_eq!(text(ask(&mut link, &["GET", "k"]).unwrap()), long);
     assert!(ask(&mut link, &["PING"]).is_ok() && link.is_usable());
 
+    // It says farewell, which is in the way of a look at the socket alone.
+    let mut other = Link::connect(&primary(with(Some(&own.ca), Some(&own.client)))).unwrap();
+    ask(&mut link, &["CLIENT", "KILL", "TYPE", "normal"]).unwrap();
+    let error = ask(&mut other, &["PING"]).unwrap_err();
+    assert!(matches!(error, LinkError::Over { .. }), "{error:?}");
+
     let unfit = |endpoint| match refusal(endpoint) {
         LinkError::Unfit { why, .. } => why,
         other => panic!("{other:?}"),

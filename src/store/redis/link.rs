@@ -227,8 +227,8 @@ pub struct Link {
 }
 
 impl Link {
-    /// Connects to the present primary, logs in, and asks it what it is. It takes the connect timeout, and one
-    /// command timeout for the handshake, at most.
+    /// Connects to the present primary, logs in, and asks it what it is. It takes the connect timeout and one
+    /// command timeout at most; in a cluster that is in doubt the connect timeout twice.
     ///
     /// # Errors
     /// [`LinkError`], of those that say that nothing was sent, or `Server` where it can't say what it is yet.
