@@ -2,6 +2,7 @@
 
 mod cluster;
 mod endpoint;
+mod handshake;
 mod link;
 mod primary;
 mod sentinel;
@@ -10,5 +11,6 @@ mod url;
 mod wire;
 
 pub use endpoint::{Acks, Address, Database, Endpoint, Login, Node, Place, Secret, Tls};
-pub use link::{Fault, Link, LinkError, Server};
+pub use handshake::Server;
+pub use link::{Fault, Link, LinkError};
 pub use primary::{Generation, Primary, Unreachable};

@@ -22,7 +22,7 @@ use std::time::Duration;
 
 use super::cluster::{self, Map, Slot};
 use super::endpoint::{Address, Endpoint, Node, Place};
-use super::link;
+use super::handshake;
 use super::sentinel::Sentinels;
 use super::wire::Raw;
 use crate::clock::{BootTime, Clock};
@@ -305,7 +305,7 @@ impl Shared {
 
     fn ask_node(&self, node: &Node, limit: Duration) -> Result<Map, String> {
         let address = Address::Tcp(node.clone());
-        let mut wire = link::open(&self.endpoint, &address, limit, &self.clock, &|| true, |_| Ok(()))
+        let mut wire = handshake::open(&self.endpoint, &address, limit, &self.clock, &|| true, |_| Ok(()))
             .map_err(|error| error.to_string())?;
         let answer = wire.ask(&[&cluster::question()], limit);
         let answer = answer.map_err(|error| format!("{node}: {}", super::wire::reason(&error, limit)))?.pop();
