@@ -243,13 +243,17 @@ fn sentinels_elect_another_primary_when_the_first_is_killed() {
 
     set.servers[0].restart();
     set.wait_for_replicas(primary, 2);
+    set.restart_sentinel(0);
+    set.wait_until_watched();
+    assert_eq!(set.primary_address(), second);
     eprintln!("with the return {:?}", begin.elapsed());
 }
 
 #[test]
 fn sentinels_elect_another_primary_when_the_machine_of_the_first_is_cut_off() {
     let net = Net::new(7);
-    let set = SentinelSet::options().on(&net).start();
+    let users = RedisServer::options().users(&["user alice on >secret ~* +@all"]);
+    let set = SentinelSet::options().servers(users).on(&net).start();
     let first = set.primary_address();
     let client = net.host(6);
     let ask = || {
@@ -277,7 +281,8 @@ fn sentinels_elect_another_primary_when_the_machine_of_the_first_is_cut_off() {
 
 #[test]
 fn a_cluster_answers_for_its_keys_and_points_at_others() {
-    let cluster = RedisCluster::with(RedisServer::options().password("secret"));
+    let options = RedisServer::options().password("secret").persistence(Persistence::Aof);
+    let mut cluster = RedisCluster::with(options);
     let key = "{lock}";
     let node = cluster.node_of(key);
     let other = (node + 1) % cluster.nodes.len();
@@ -288,4 +293,7 @@ fn a_cluster_answers_for_its_keys_and_points_at_others() {
 
     cluster.move_slot(cluster.slot_of(key), node, other);
     assert_eq!((set(node), set(other)), (moved, Ok("OK".to_owned())));
+    cluster.nodes[other].restart();
+    cluster.wait_until_ready();
+    assert_eq!(cluster.nodes[other].command(&["GET", key]), "v");
 }
