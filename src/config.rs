@@ -15,10 +15,10 @@ use std::fmt;
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
 
+pub use self::redis::RedisSettings;
 use crate::lock::Ttl;
 use crate::store::Durability;
 pub use options::MountOptions;
-pub use redis::RedisSettings;
 pub use sources::{Environment, Flags, Sources};
 use sources::{Found, Key, Rank};
 

@@ -58,10 +58,12 @@ fn imports_run_one_way() {
 }
 
 /// What stands in one place only: the word, and how the paths begin that may use it.
-const PLACES: [(&str, &[&str]); 9] = [
+const PLACES: [(&str, &[&str]); 11] = [
     ("fuser::", &["fuse/"]),
     ("Errno::E", &["fuse/"]),
     ("rusty_leveldb::", &["store/level/"]),
+    ("use redis::", &["store/redis"]),
+    ("use rustls::", &["store/redis/"]),
     ("SystemTime::now", &["clock.rs"]),
     ("Instant::now", &["clock.rs"]),
     ("clock_gettime", &["clock.rs"]),

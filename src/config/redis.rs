@@ -337,6 +337,14 @@ mod tests {
     }
 
     #[test]
+    fn the_port_of_a_service_called_redis_is_nobodys_setting() {
+        let env = [("REDIS_PORT", "tcp://10.96.0.11:6379")];
+        assert_eq!(described(&kept(&env, "REDIS_PORT=7000")), "redis://localhost:7000/0");
+        let env = [("REDIS_PORT", "tcp://10.96.0.11:6379"), ("REDIS_URL", "redis://db")];
+        assert_eq!(described(&kept(&env, "")), "redis://db:6379/0");
+    }
+
+    #[test]
     fn one_place_says_it_once() {
         let file = "REDIS_URL=redis://u:p@a/1\n";
         for (more, what) in [

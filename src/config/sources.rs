@@ -204,7 +204,7 @@ impl Sources {
             return Some(Found { value, place: format!("mount option {}", key.name), rank: Rank::Option });
         }
         let in_environment = |name: &&'static str| {
-            let value = self.environment.look_up(name)?;
+            let value = self.environment.look_up(name).filter(|value| !is_of_a_container(name, value))?;
             Some(Found { value, place: (*name).to_owned(), rank: Rank::Environment })
         };
         key.env.iter().find_map(in_environment).or_else(|| self.find_in_file(key))
@@ -218,6 +218,12 @@ impl Sources {
             Some(Found { value: &line.value, place, rank: Rank::File })
         })
     }
+}
+
+/// Kubernetes, and links of Docker, say `REDIS_PORT=tcp://address:port` to whoever runs beside a service that
+/// is called redis; nobody meant us.
+fn is_of_a_container(name: &str, value: &OsStr) -> bool {
+    name == "REDIS_PORT" && value.as_encoded_bytes().starts_with(b"tcp://")
 }
 
 fn unquoted(value: &str) -> &str {

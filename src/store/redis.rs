@@ -29,6 +29,7 @@ mod codec;
 mod copies;
 mod endpoint;
 mod follower;
+mod handshake;
 mod keeper;
 mod link;
 mod meters;
@@ -49,7 +50,8 @@ use std::thread::JoinHandle;
 use std::time::Duration;
 
 pub use endpoint::{Acks, Address, Database, Endpoint, Login, Node, Place, Secret, Tls};
-pub use link::{Fault, Link, LinkError, Server};
+pub use handshake::Server;
+pub use link::{Fault, Link, LinkError};
 pub use primary::{Generation, Primary, Unreachable};
 
 use super::{EventPage, Health, LockStore, StoreError};

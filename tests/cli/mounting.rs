@@ -146,6 +146,9 @@ fn what_makes_no_sense_is_a_usage_error() {
     let mut command = world.command(&["mount", "locks"]);
     let said = Said::from(command.env("FILE_LOCK_CACHE_BACKEND", "hybrid").output().unwrap());
     said.fails(64, &["this version of lockfs has no hybrid backend"]);
+    let mut command = world.command(&["check"]);
+    let said = Said::from(command.env("LOCKFS_BACKEND", "redis").output().unwrap());
+    said.fails(64, &["the backend is redis"]);
     let with_password = ["mount", "--backend", "redis", "--redis-url", "redis://:hunter2@db", "locks"];
     let said = world.lockfs(&with_password);
     assert!(!said.stderr.contains("hunter2"), "{}", said.stderr);

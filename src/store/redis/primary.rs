@@ -22,7 +22,7 @@ use std::time::Duration;
 
 use super::cluster::{self, Map, Slot};
 use super::endpoint::{Address, Endpoint, Node, Place};
-use super::link;
+use super::handshake;
 use super::sentinel::Sentinels;
 use super::wire::Raw;
 use crate::clock::{BootTime, Clock};
@@ -56,6 +56,8 @@ pub struct Primary {
     shared: Arc<Shared>,
     /// The nodes of a cluster; held while one is asked, so that a hundred who ask at once ask once.
     asking: Mutex<Vec<Node>>,
+    /// How often they were asked.
+    round: AtomicU64,
     /// The thread that asks sentinels.
     watcher: Option<JoinHandle<()>>,
 }
@@ -114,7 +116,7 @@ impl Primary {
             Some(sentinels) => Some(watch(&shared, sentinels)?),
             None => None,
         };
-        let primary = Arc::new(Self { shared, asking: Mutex::new(nodes), watcher });
+        let primary = Arc::new(Self { shared, asking: Mutex::new(nodes), round: AtomicU64::new(0), watcher });
         primary.settle();
         Ok(primary)
     }
@@ -147,8 +149,9 @@ impl Primary {
         &self.shared.endpoint
     }
 
-    /// Asks the nodes of a cluster again where the primary is, unless that has been done since `seen`; for
-    /// other places it does nothing. It takes the connect timeout at most.
+    /// Asks the nodes of a cluster again where the primary is, unless the answer is another one than `seen` by
+    /// now, or somebody else has just asked; for other places it does nothing. It takes the connect timeout at
+    /// most. Where no node says, the last answer stays, and stays in doubt.
     ///
     /// Whoever connects need not call it: [`Link::connect`](super::Link::connect) does, after a server said
     /// MOVED, ASK, CLUSTERDOWN or READONLY, or could not be reached.
@@ -156,12 +159,15 @@ impl Primary {
         if !matches!(self.shared.endpoint.place, Place::Cluster { .. }) {
             return;
         }
+        let round = self.round.load(Ordering::Acquire);
         let mut nodes = self.asking.lock().unwrap_or_else(PoisonError::into_inner);
-        if self.generation() != seen {
+        // Who has waited for another's round has its answer.
+        if self.generation() != seen || self.round.load(Ordering::Acquire) != round {
             return;
         }
         self.shared.is_doubted.store(false, Ordering::Relaxed);
         self.shared.ask_cluster(&mut nodes);
+        self.round.fetch_add(1, Ordering::AcqRel);
     }
 
     /// Notes that the answer `seen` may be wrong.
@@ -288,13 +294,18 @@ impl Shared {
                 break;
             }
         }
+        // The links to the primary of before may well work; if they do not, they say so themselves.
+        self.is_doubted.store(true, Ordering::Relaxed);
         let why = format!("no node of the cluster says where the locks are ({})", said.join("; "));
-        self.learn(Err(Unreachable(why)), u64::MAX);
+        match &mut self.known().answer {
+            Ok(address) => log::debug!("redis primary in doubt address={address}: {why}"),
+            answer => *answer = Err(Unreachable(why)),
+        }
     }
 
     fn ask_node(&self, node: &Node, limit: Duration) -> Result<Map, String> {
         let address = Address::Tcp(node.clone());
-        let mut wire = link::open(&self.endpoint, &address, limit, &self.clock, &|| true, |_| Ok(()))
+        let mut wire = handshake::open(&self.endpoint, &address, limit, &self.clock, &|| true, |_| Ok(()))
             .map_err(|error| error.to_string())?;
         let answer = wire.ask(&[&cluster::question()], limit);
         let answer = answer.map_err(|error| format!("{node}: {}", super::wire::reason(&error, limit)))?.pop();
@@ -322,11 +333,14 @@ impl Shared {
             _ => false,
         };
         let before = std::mem::replace(&mut known.answer, answer.clone());
+        // In this order: a link of the answer before must not take the new date for its own.
+        if !is_same {
+            self.generation.fetch_add(1, Ordering::AcqRel);
+        }
         self.good_until.store(good_until, Ordering::Release);
         if is_same {
             return;
         }
-        self.generation.fetch_add(1, Ordering::AcqRel);
         let ended = std::mem::take(&mut known.links);
         drop(known);
         match (before, &answer) {
@@ -335,5 +349,90 @@ impl Shared {
             (Err(_), Err(_)) => {}
         }
         ended.values().for_each(Raw::end);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::Read;
+    use std::os::unix::net::UnixStream;
+
+    use super::*;
+    use crate::clock::{ManualClock, Now};
+
+    fn address(host: &str) -> Address {
+        Address::Tcp(Node::new(host, 6379))
+    }
+
+    fn at(host: &str) -> (Arc<Primary>, Arc<ManualClock>) {
+        let clock = Arc::new(ManualClock::new(Now::default()));
+        let endpoint = Endpoint::at(Place::Fixed(address(host)));
+        (Primary::start(endpoint, "ns", Arc::clone(&clock) as Arc<dyn Clock>).unwrap(), clock)
+    }
+
+    fn none(why: &str) -> Result<Address, Unreachable> {
+        Err(Unreachable(why.to_owned()))
+    }
+
+    #[test]
+    fn a_fixed_address_is_the_answer_for_ever() {
+        let (primary, clock) = at("a");
+        let (found, generation) = primary.current().unwrap();
+        clock.advance(Duration::from_secs(1_000_000));
+        primary.rediscover(generation);
+        assert!(found == address("a") && primary.is_current(generation));
+        assert_eq!(primary.current(), Ok((found, generation)));
+    }
+
+    #[test]
+    fn an_answer_that_grows_old_counts_no_more() {
+        let (primary, clock) = at("a");
+        let fresh = |clock: &ManualClock| (clock.now().boot + FRESH).as_nanos();
+        primary.shared.learn(Ok(address("a")), fresh(&clock));
+        let generation = primary.generation();
+        clock.advance(FRESH);
+        assert!(primary.is_current(generation) && primary.current().is_ok());
+        clock.advance(Duration::from_millis(1));
+        assert!(!primary.is_current(generation) && primary.current().is_err());
+        primary.shared.learn(Ok(address("a")), fresh(&clock));
+        assert!(primary.is_current(generation) && primary.current().is_ok());
+    }
+
+    #[test]
+    fn a_generation_is_an_answer() {
+        let (primary, _clock) = at("a");
+        let mut seen = vec![primary.generation()];
+        for (answer, is_new) in [
+            (Ok(address("a")), false),
+            (Ok(address("b")), true),
+            (none("x"), true),
+            (none("y"), false),
+            (Ok(address("b")), true),
+        ] {
+            let before = primary.generation();
+            primary.shared.learn(answer.clone(), u64::MAX);
+            assert_eq!(primary.generation() != before, is_new, "{answer:?}");
+            assert_eq!(primary.current().map(|(address, _)| address), answer);
+            if is_new {
+                assert!(!seen.contains(&primary.generation()));
+                seen.push(primary.generation());
+            }
+        }
+    }
+
+    #[test]
+    fn another_answer_ends_the_sockets_of_the_one_before() {
+        let (primary, _clock) = at("a");
+        let (ours, mut theirs) = UnixStream::pair().unwrap();
+        let (kept, _other) = UnixStream::pair().unwrap();
+        let generation = primary.generation();
+        let registration = primary.register(Raw::Unix(ours), generation);
+        drop(primary.register(Raw::Unix(kept), generation));
+        assert!(registration.is_some());
+        assert_eq!(primary.shared.known().links.len(), 1);
+        primary.shared.learn(Ok(address("b")), u64::MAX);
+        assert_eq!(theirs.read(&mut [0]).unwrap(), 0);
+        let (late, _other) = UnixStream::pair().unwrap();
+        assert!(primary.register(Raw::Unix(late), generation).is_none());
     }
 }

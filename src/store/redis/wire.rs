@@ -255,11 +255,24 @@ impl Wire {
     }
 
     /// Whether the server has ended the connection while nobody looked, or said what nobody asked: then
-    /// nothing should be sent any more. Over TLS unasked bytes are the protocol's own (session tickets).
-    pub(super) fn is_sound(&self) -> bool {
-        match (self.socket().raw.peek(), &self.stream) {
-            (Peek::Nothing, _) | (Peek::Bytes, Stream::Tls(_)) => true,
-            (Peek::Bytes, Stream::Plain(_)) | (Peek::Ended, _) => false,
+    /// nothing should be sent any more. Over TLS unasked bytes may be the protocol's own (session tickets).
+    pub(super) fn is_sound(&mut self) -> bool {
+        loop {
+            match (self.socket().raw.peek(), &mut self.stream) {
+                (Peek::Nothing, _) => return true,
+                (Peek::Ended, _) | (Peek::Bytes, Stream::Plain(_)) => return false,
+                (Peek::Bytes, Stream::Tls(stream)) => {
+                    stream.sock.begin(ATTEMPT);
+                    let has_read = matches!(stream.conn.read_tls(&mut stream.sock), Ok(1..));
+                    let state = stream.conn.process_new_packets();
+                    let is_quiet = |state: &rustls::IoState| {
+                        !state.peer_has_closed() && state.plaintext_bytes_to_read() == 0
+                    };
+                    if !has_read || !state.as_ref().is_ok_and(is_quiet) {
+                        return false;
+                    }
+                }
+            }
         }
     }
 
