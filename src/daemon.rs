@@ -10,7 +10,7 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
-use crate::clock::{BootId, Clock, SystemClock};
+use crate::clock::{BootId, Clock, Now, SystemClock};
 use crate::config::{RedisSettings, Settings};
 use crate::fs::{About, LockFs};
 use crate::fuse::{Mount, MountError, MountFlag, MountOptions, Unmounter};
@@ -86,8 +86,8 @@ impl From<io::Error> for Error {
 pub fn serve(settings: &Settings, ready: impl FnOnce()) -> Result<(), Error> {
     let signals = Signals::block()?;
     let clock: Arc<dyn Clock> = Arc::new(SystemClock);
-    let store = open(settings, Arc::clone(&clock))?;
-    let served = serve_store(settings, clock.as_ref(), Arc::clone(&store), signals, ready);
+    let store = open(settings, clock)?;
+    let served = serve_store(settings, Arc::clone(&store), signals, ready);
     let closed = store.close();
     served?;
     Ok(closed?)
@@ -95,7 +95,6 @@ pub fn serve(settings: &Settings, ready: impl FnOnce()) -> Result<(), Error> {
 
 fn serve_store(
     settings: &Settings,
-    clock: &dyn Clock,
     store: Arc<dyn LockStore>,
     signals: Signals,
     ready: impl FnOnce(),
@@ -103,7 +102,7 @@ fn serve_store(
     let host: HostId = settings.host_id.parse().map_err(Error::Host)?;
     let service = Arc::new(LockService::new(Arc::clone(&store), Processes::new(host)?, settings.ttl));
     service.take_up()?;
-    let fs = LockFs::new(Arc::clone(&service), about(settings, clock));
+    let fs = LockFs::new(Arc::clone(&service), about(settings, store.now()));
     let mount = Mount::start(fs, &settings.mountpoint, &mount_options(settings))?;
     let tending = Tending::start(service)?;
     answers(&settings.mountpoint)?;
@@ -137,13 +136,13 @@ fn open(settings: &Settings, clock: Arc<dyn Clock>) -> Result<Arc<dyn LockStore>
     Ok(Arc::new(LevelStore::open(&settings.store_dir(), settings.durability, clock, &boot, owner)?))
 }
 
-fn about(settings: &Settings, clock: &dyn Clock) -> About {
+fn about(settings: &Settings, since: Now) -> About {
     About {
         mountpoint: settings.mountpoint.clone(),
         namespace: settings.namespace.to_string(),
         host: settings.host_id.clone(),
         ttl: settings.ttl,
-        since: clock.now(),
+        since,
     }
 }
 

@@ -17,7 +17,8 @@ use std::time::Duration;
 use redis::Value;
 
 use super::codec::{Malformed, Reader};
-use super::link::{Fault, Link, LinkError, Server};
+use super::handshake::Server;
+use super::link::{Fault, Link, LinkError};
 use super::meters::Meters;
 use super::primary::Primary;
 use super::script::{By, Script};
