@@ -37,6 +37,7 @@ mod primary;
 mod requests;
 mod script;
 mod sentinel;
+mod steps;
 mod tls;
 mod undo;
 mod url;
@@ -57,14 +58,12 @@ pub use primary::{Generation, Primary, Unreachable};
 use super::{EventPage, Health, LockStore, StoreError};
 use crate::clock::{BootTime, Clock, Now};
 use crate::lock::{Attributes, Ino, Kind, Session, SessionId, Token, Ttl};
-use crate::table::{
-    AttributeChange, Command, Counts, Entry, Existing, New, Opening, Outcome, RenameMode, Reply, Spot, View,
-};
-use codec::{Changed, Reader};
-use copies::{Copies, Learn};
+use crate::table::{Command, Counts, Entry, Outcome, Spot, View};
+use codec::Reader;
+use copies::Copies;
 use follower::Heard;
 use keeper::{Keeper, Memory};
-use requests::{Answer, Gives, Requests, Seen, unreadable};
+use requests::{Requests, Seen, unreadable};
 use script::Script;
 use undo::UndoList;
 
@@ -144,8 +143,14 @@ impl RedisStore {
         let (requests, copies) = (Arc::new(requests), Arc::<Mutex<Copies>>::default());
         let who = (options.host.as_str(), format!("{} {instance}", options.machine));
         let memory = Memory(file(".namespace"));
-        let keeper =
-            Keeper::new(Arc::clone(&requests), Arc::clone(&copies), who, options.owner, options.window, memory);
+        let keeper = Keeper::new(
+            Arc::clone(&requests),
+            Arc::clone(&copies),
+            who,
+            options.owner,
+            options.window,
+            memory,
+        );
         keeper.settle()?;
         let store = Self {
             requests,
@@ -183,9 +188,12 @@ impl RedisStore {
         if server.appendonly == Some(false) {
             log::warn!("redis keeps no append-only file: a restart loses locks (appendonly yes)");
         }
-        if let Some(policy) = server.maxmemory_policy.filter(|policy| server.maxmemory > 0 && policy != "noeviction")
+        if let Some(policy) =
+            server.maxmemory_policy.filter(|policy| server.maxmemory > 0 && policy != "noeviction")
         {
-            log::warn!("redis may evict locks when its memory is full (maxmemory-policy is {policy}: say noeviction)");
+            log::warn!(
+                "redis may evict locks when its memory is full (maxmemory-policy is {policy}: say noeviction)"
+            );
         }
     }
 
@@ -233,173 +241,6 @@ impl RedisStore {
             }
         });
     }
-
-    /// What a step answered; takes note of what it changed.
-    fn take(&self, answer: &Answer, learn: Learn) -> Result<Outcome, StoreError> {
-        let mut reader = Reader::new(&answer.text);
-        let outcome = reader.outcome().map_err(unreadable)?;
-        let changes = reader.changes().map_err(unreadable)?;
-        self.copies(|copies| copies.learn(&changes, answer.now, learn)).map_err(unreadable)?;
-        self.glances(|glances| {
-            for change in &changes {
-                match change {
-                    Changed::Entries(ino, entries) => {
-                        if let Some(glance) = glances.get_mut(ino) {
-                            entries.complete(&mut glance.attributes);
-                        }
-                    }
-                    Changed::Object(ino, _) | Changed::Gone(ino) | Changed::Released(ino) => {
-                        glances.remove(ino);
-                    }
-                    _ => {}
-                }
-            }
-        });
-        Ok(outcome)
-    }
-
-    fn step(&self, script: Script, args: &[&[u8]], gives: Gives) -> Result<Outcome, StoreError> {
-        let answer = self.requests.step(script, args, gives)?;
-        self.take(&answer, Learn::All)
-    }
-
-    fn acquire(&self, command: &Command) -> Result<Outcome, StoreError> {
-        let Command::Acquire { caller, spot, new, mode, existing } = command else {
-            return Ok(Err(crate::table::Refusal::Invalid));
-        };
-        let (kind, target): (&[u8], &[u8]) = match new {
-            New::File(_) => (b"1", b""),
-            New::Directory => (b"2", b""),
-            New::Symlink(target) => (b"3", target),
-        };
-        let how: &[u8] = match existing {
-            Existing::Refuse => b"refuse",
-            Existing::Open => b"open",
-            Existing::OpenEmptied => b"empty",
-        };
-        let (caller, parent) = (codec::caller(caller), spot.parent.as_u64().to_be_bytes());
-        let mode = mode_text(*mode & 0o7777);
-        let args: [&[u8]; 7] = [&caller, &parent, spot.name.as_bytes(), kind, mode.as_bytes(), how, target];
-        let outcome = self.step(Script::Acquire, &args, Gives::Name)?;
-        match &outcome {
-            Ok(Reply::Entry(made)) => {
-                if *new == New::File(Opening::Opened) {
-                    self.copies(|copies| copies.opened(made.ino));
-                }
-                self.keep(*made, FRESH, false);
-            }
-            Ok(Reply::Opened(found)) => self.copies(|copies| copies.opened(found.ino)),
-            _ => {}
-        }
-        Ok(outcome)
-    }
-
-    fn open_object(&self, command: &Command) -> Result<Outcome, StoreError> {
-        let Command::Open { caller, ino, emptied } = command else {
-            return Ok(Err(crate::table::Refusal::Invalid));
-        };
-        let outcome = match emptied {
-            false => {
-                let found = self.stat(*ino)?;
-                found.ok_or(crate::table::Refusal::Gone).map(Reply::Opened)
-            }
-            true => self.edit("truncate", caller, *ino, [b"0", b"", b"", b""])?.map(|reply| match reply {
-                Reply::Entry(found) => Reply::Opened(found),
-                other => other,
-            }),
-        };
-        if matches!(&outcome, Ok(Reply::Opened(found)) if found.kind != Kind::Directory) {
-            self.copies(|copies| copies.opened(*ino));
-        }
-        Ok(outcome)
-    }
-
-    fn edit(
-        &self,
-        what: &str,
-        caller: &crate::table::Caller,
-        ino: Ino,
-        values: [&[u8]; 4],
-    ) -> Result<Outcome, StoreError> {
-        let (caller, ino) = (codec::caller(caller), ino.as_u64().to_be_bytes());
-        let [a, b, c, d] = values;
-        self.step(Script::Edit, &[what.as_bytes(), &caller, &ino, a, b, c, d], Gives::Nothing)
-    }
-
-    fn change(
-        &self,
-        caller: &crate::table::Caller,
-        ino: Ino,
-        change: &AttributeChange,
-    ) -> Result<Outcome, StoreError> {
-        let text = |number: Option<u32>| number.map(|number| number.to_string()).unwrap_or_default();
-        let mode = text(change.mode.map(u32::from));
-        let (uid, gid) = (text(change.uid), text(change.gid));
-        let mtime = change.mtime.map(|mtime| codec::wall(mtime).to_vec()).unwrap_or_default();
-        self.edit("change", caller, ino, [mode.as_bytes(), uid.as_bytes(), gid.as_bytes(), &mtime])
-    }
-
-    fn session_step(
-        &self,
-        what: &str,
-        caller: Option<&crate::table::Caller>,
-        id: &SessionId,
-        value: &[u8],
-    ) -> Result<Outcome, StoreError> {
-        let caller = caller.map(codec::caller).unwrap_or_default();
-        self.step(Script::Session, &[what.as_bytes(), &caller, id.as_str().as_bytes(), value], Gives::Nothing)
-    }
-
-    fn tend(&self, what: &str, args: &[&[u8]]) -> Result<Outcome, StoreError> {
-        let mut all = vec![what.as_bytes()];
-        all.extend(args);
-        let answer = self.requests.step(Script::Tend, &all, Gives::Nothing)?;
-        self.take(&answer, Learn::Known)
-    }
-
-    /// Learns what sessions hold that this daemon has not seen: those of the daemon before it.
-    fn adopt(&self, sessions: &[SessionId]) -> Result<(), StoreError> {
-        let unknown = self.copies(|copies| {
-            let unknown = sessions.iter().filter(|id| !copies.knows(id));
-            unknown.map(|id| id.as_str().as_bytes().to_vec()).collect::<Vec<_>>()
-        });
-        for batch in unknown.chunks(50) {
-            let args: Vec<&[u8]> = batch.iter().map(Vec::as_slice).collect();
-            let seen = self.requests.look(Script::Mine, &args)?;
-            let changes = Reader::new(&seen.text).changes().map_err(unreadable)?;
-            self.copies(|copies| copies.learn(&changes, seen.now, Learn::All)).map_err(unreadable)?;
-        }
-        Ok(())
-    }
-
-    fn release(&self, command: &Command) -> Result<Outcome, StoreError> {
-        let (caller, spot, what): (_, _, &[u8]) = match command {
-            Command::Unlink { caller, spot } => (caller, spot, b"file"),
-            Command::Rmdir { caller, spot } => (caller, spot, b"directory"),
-            _ => return Ok(Err(crate::table::Refusal::Invalid)),
-        };
-        let (caller, parent) = (codec::caller(caller), spot.parent.as_u64().to_be_bytes());
-        self.step(Script::Release, &[&caller, &parent, spot.name.as_bytes(), what], Gives::Nothing)
-    }
-
-    fn rename(
-        &self,
-        caller: &crate::table::Caller,
-        (from, to): (&Spot, &Spot),
-        mode: RenameMode,
-        heir: Option<&SessionId>,
-    ) -> Result<Outcome, StoreError> {
-        let mode: &[u8] = match mode {
-            RenameMode::Replace => b"replace",
-            RenameMode::NoReplace => b"no-replace",
-            RenameMode::Exchange => b"exchange",
-        };
-        let caller = codec::caller(caller);
-        let parents = [from, to].map(|spot| spot.parent.as_u64().to_be_bytes());
-        let heir = heir.map(SessionId::as_str).unwrap_or_default().as_bytes();
-        let (from, to) = (from.name.as_bytes(), to.name.as_bytes());
-        self.step(Script::Rename, &[&caller, &parents[0], from, &parents[1], to, mode, heir], Gives::Nothing)
-    }
 }
 
 impl LockStore for RedisStore {
@@ -408,69 +249,7 @@ impl LockStore for RedisStore {
         if let Some(outcome) = self.copies(|copies| copies.execute(now, command)) {
             return Ok(outcome);
         }
-        match command {
-            Command::Acquire { .. } => self.acquire(command),
-            Command::Unlink { .. } | Command::Rmdir { .. } => self.release(command),
-            Command::Link { caller, ino, spot } => {
-                let (caller, ino) = (codec::caller(caller), ino.as_u64().to_be_bytes());
-                let parent = spot.parent.as_u64().to_be_bytes();
-                self.step(Script::Link, &[&caller, &ino, &parent, spot.name.as_bytes()], Gives::Name)
-            }
-            Command::Rename { caller, from, to, mode, heir } => {
-                self.rename(caller, (from, to), *mode, heir.as_ref())
-            }
-            Command::Open { .. } => self.open_object(command),
-            Command::Close { ino } => {
-                self.copies(|copies| copies.closed(*ino));
-                Ok(Ok(Reply::Done))
-            }
-            Command::Write { caller, ino, offset, data } => {
-                let offset = offset.map(|offset| offset.to_string()).unwrap_or_default();
-                self.edit("write", caller, *ino, [offset.as_bytes(), data, b"", b""])
-            }
-            Command::Truncate { caller, ino, size } => {
-                self.edit("truncate", caller, *ino, [size.to_string().as_bytes(), b"", b"", b""])
-            }
-            Command::Change { caller, ino, change } => self.change(caller, *ino, change),
-            Command::SetTtl { caller, ino, ttl } => {
-                self.edit("ttl", caller, *ino, [ttl.as_millis().to_string().as_bytes(), b"", b"", b""])
-            }
-            Command::SetDefaultTtl { caller, ino, ttl } => {
-                let ttl = ttl.map_or("-1".to_owned(), |ttl| ttl.as_millis().to_string());
-                self.edit("default-ttl", caller, *ino, [ttl.as_bytes(), b"", b"", b""])
-            }
-            Command::Break { caller, ino, token } => {
-                let (caller, ino) = (codec::caller(caller), ino.as_u64().to_be_bytes());
-                self.step(Script::Hand, &[b"break", &caller, &ino, &token.as_u64().to_be_bytes()], Gives::Nothing)
-            }
-            Command::Transfer { caller, ino, heir } => {
-                let (caller, ino) = (codec::caller(caller), ino.as_u64().to_be_bytes());
-                self.step(Script::Hand, &[b"transfer", &caller, &ino, heir.as_str().as_bytes()], Gives::Nothing)
-            }
-            Command::BeginSession { caller } => self.session_step("begin", Some(caller), &caller.session.id, b""),
-            Command::EndSession { caller, id } => self.session_step("end", caller.as_ref(), id, b""),
-            Command::MergeSession { caller, from, to } => {
-                self.session_step("merge", Some(caller), from, to.as_str().as_bytes())
-            }
-            Command::TouchSession { caller, id, mtime } => {
-                let mtime = mtime.map(|mtime| codec::wall(mtime).to_vec()).unwrap_or_default();
-                self.session_step("touch", Some(caller), id, &mtime)
-            }
-            Command::SetSessionTtl { caller, id, ttl } => {
-                self.session_step("ttl", Some(caller), id, ttl.as_millis().to_string().as_bytes())
-            }
-            Command::Renew { sessions } => {
-                let ids: Vec<&[u8]> = sessions.iter().map(|id| id.as_str().as_bytes()).collect();
-                let outcome = self.tend("renew", &ids)?;
-                self.adopt(sessions)?;
-                Ok(outcome)
-            }
-            Command::MarkEnded { sessions } => {
-                let ids: Vec<&[u8]> = sessions.iter().map(|id| id.as_str().as_bytes()).collect();
-                self.tend("mark", &ids)
-            }
-            Command::Sweep { limit } => self.tend("sweep", &[(*limit).min(1 << 30).to_string().as_bytes()]),
-        }
+        self.carry_out(command)
     }
 
     fn now(&self) -> Now {
@@ -583,7 +362,8 @@ impl LockStore for RedisStore {
             (known.gone.clone(), known.server.clone(), known.last_event, known.epoch, drift)
         });
         let wall = self.requests.clock.now().wall;
-        let offset = self.requests.now().wall.since(wall).as_secs_f64() - wall.since(self.requests.now().wall).as_secs_f64();
+        let offset = self.requests.now().wall.since(wall).as_secs_f64()
+            - wall.since(self.requests.now().wall).as_secs_f64();
         let meters = &self.requests.meters;
         let mut details = vec![("redis", self.requests.primary.endpoint().describe())];
         if let Some(server) = server {
@@ -654,16 +434,14 @@ fn yes_no(answer: bool) -> &'static str {
     if answer { "yes" } else { "no" }
 }
 
-fn mode_text(mode: u16) -> String {
-    mode.to_string()
-}
-
 fn cookie(after: Option<Token>) -> Vec<u8> {
     after.map(|token| token.as_u64().to_be_bytes().to_vec()).unwrap_or_default()
 }
 
 fn unsettled() -> StoreError {
-    StoreError::Unavailable("redis may have lost data, and its hosts still say what they hold: try again".to_owned())
+    StoreError::Unavailable(
+        "redis may have lost data, and its hosts still say what they hold: try again".to_owned(),
+    )
 }
 
 /// What no other daemon has.

@@ -9,8 +9,8 @@ use std::sync::Arc;
 
 use crate::clock::{BootId, BootTime, WallTime};
 use crate::lock::{
-    Attributes, Body, Event, EventKind, Ino, Job, Kind, LockPath, Login, Name, Origin, Place, Record, Session,
-    SessionId, SessionKind, Token, Ttl,
+    Attributes, Body, Event, EventKind, Ino, Job, Kind, LockPath, Login, Name, Origin, Place, Record,
+    Session, SessionId, SessionKind, Token, Ttl,
 };
 use crate::table::{Begin, Caller, Counts, Entry, Outcome, Refusal, Reply, View};
 
@@ -63,17 +63,6 @@ fn put_medium(out: &mut Vec<u8>, bytes: &[u8]) {
     let bytes = &bytes[..bytes.len().min(usize::from(u16::MAX))];
     put(out, &u16::try_from(bytes.len()).expect("cut to fit").to_be_bytes());
     put(out, bytes);
-}
-
-/// A length of four bytes, and the bytes.
-pub(super) fn put_long(out: &mut Vec<u8>, bytes: &[u8]) {
-    put_u32(out, u32::try_from(bytes.len()).expect("no text of lockfs has four gigabytes"));
-    put(out, bytes);
-}
-
-/// Microseconds of a time on the server's clock.
-pub(super) fn micros(time: BootTime) -> u64 {
-    time.as_nanos() / 1_000
 }
 
 /// A ttl as scripts have it.
@@ -148,7 +137,8 @@ impl<'a> Reader<'a> {
     }
 
     fn take(&mut self, count: usize) -> Read<&'a [u8]> {
-        let (taken, left) = self.0.split_at_checked(count).ok_or_else(|| Malformed::new("it ends too early"))?;
+        let (taken, left) =
+            self.0.split_at_checked(count).ok_or_else(|| Malformed::new("it ends too early"))?;
         self.0 = left;
         Ok(taken)
     }
@@ -177,7 +167,7 @@ impl<'a> Reader<'a> {
     #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "checked just before")]
     pub(super) fn number(&mut self) -> Read<u64> {
         match f64::from_be_bytes(self.array()?) {
-            number if number >= 0.0 && number < 9.1e15 => Ok(number as u64),
+            number if (0.0..9.1e15).contains(&number) => Ok(number as u64),
             number => Err(Malformed::new(format!("{number} is no number of lockfs"))),
         }
     }
@@ -437,7 +427,7 @@ impl<'a> Reader<'a> {
     }
 
     pub(super) fn counts(&mut self) -> Read<Tally> {
-        let epoch = self.u32()?;
+        self.u32()?;
         let last_event = self.number()?;
         let (locks, sessions) = (self.number()?, self.number()?);
         self.number()?;
@@ -445,7 +435,7 @@ impl<'a> Reader<'a> {
         for count in &mut counts.events {
             *count = self.number()?;
         }
-        Ok(Tally { epoch, last_event, counts })
+        Ok(Tally { last_event, counts })
     }
 
     pub(super) fn refusal(&mut self) -> Read<Refusal> {
@@ -597,7 +587,6 @@ impl Entries {
 /// What the whole namespace counts.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Tally {
-    pub(super) epoch: u32,
     pub(super) last_event: u64,
     pub(super) counts: Counts,
 }
@@ -650,7 +639,9 @@ mod tests {
             assert!(Stored::parse(Ino::from_u64(9), &record[..length]).is_err(), "{length} bytes");
         }
         record[0] = VERSION + 1;
-        assert!(Stored::parse(Ino::from_u64(9), &record).unwrap_err().to_string().contains("another version"));
+        assert!(
+            Stored::parse(Ino::from_u64(9), &record).unwrap_err().to_string().contains("another version")
+        );
     }
 
     #[test]
