@@ -113,9 +113,11 @@ impl Copies {
         }
     }
 
-    /// Objects to be asked for again.
+    /// Objects to be asked for again. What this host itself let go is known to be gone by now, though its event
+    /// may have been heard before its answer.
     pub(super) fn take_suspects(&mut self) -> Vec<Ino> {
-        self.suspects.drain().collect()
+        let suspects = std::mem::take(&mut self.suspects);
+        suspects.into_iter().filter(|ino| self.objects.contains_key(ino)).collect()
     }
 
     /// What the server says of a suspect: its record, or that it is not there.

@@ -69,6 +69,14 @@ struct State {
     trouble: Option<String>,
 }
 
+/// In which epoch a server gives tokens.
+#[derive(Clone, Copy, Debug)]
+struct Epoch {
+    number: u32,
+    /// Whether it is that of a server before this one, and must rise.
+    is_of_another_server: bool,
+}
+
 impl Keeper {
     pub(super) fn new(
         requests: Arc<Requests>,
@@ -140,7 +148,7 @@ impl Keeper {
             self.found()?;
         }
         let told = self.tell(b"");
-        let epoch = match told {
+        let mut epoch = match told {
             // Whoever has lost the namespace founds it anew, and asks again.
             Err(StoreError::Unavailable(_)) if self.is_lost()? => {
                 self.found()?;
@@ -149,15 +157,15 @@ impl Keeper {
             told => told?,
         };
         let generation = self.requests.known(|known| known.generation).unwrap_or_default();
-        let mut raised = self.raise_epoch()?;
-        if self.state(|state| state.settled) != Some((generation, raised)) {
-            self.reassert()?;
-            // Another server may have come while we spoke.
-            raised = self.raise_epoch()?;
-            self.state(|state| state.settled = Some((generation, raised)));
-            self.memory.write(&generation, raised, self.requests.known(|known| known.last_event));
+        if epoch.is_of_another_server {
+            epoch.number = self.raise_epoch()?;
         }
-        self.requests.known(|known| known.epoch = known.epoch.max(raised).max(epoch));
+        if self.state(|state| state.settled) != Some((generation, epoch.number)) {
+            self.reassert()?;
+            self.state(|state| state.settled = Some((generation, epoch.number)));
+            self.memory.write(&generation, epoch.number, self.requests.known(|known| known.last_event));
+        }
+        self.requests.known(|known| known.epoch = known.epoch.max(epoch.number));
         Ok(())
     }
 
@@ -168,7 +176,7 @@ impl Keeper {
     }
 
     /// Tells the others of this host, and hears of them; returns the epoch.
-    fn tell(&self, word: &[u8]) -> Result<u32, StoreError> {
+    fn tell(&self, word: &[u8]) -> Result<Epoch, StoreError> {
         let taken = TAKEN.as_micros().to_string();
         let (host, who, answers) = (self.host.as_bytes(), self.who.as_bytes(), self.requests.answers());
         let args: [&[u8]; 5] = [host, who, taken.as_bytes(), answers, word];
@@ -183,9 +191,10 @@ impl Keeper {
         })?;
         let mut reader = Reader::new(&seen.text);
         if reader.is_empty() {
-            return Ok(0);
+            return Ok(Epoch { number: 0, is_of_another_server: false });
         }
-        let epoch = reader.u32().map_err(unreadable)?;
+        let number = reader.u32().map_err(unreadable)?;
+        let epoch = Epoch { number, is_of_another_server: reader.byte().map_err(unreadable)? == 0 };
         let mut hosts = Vec::new();
         while !reader.is_empty() {
             let name = String::from_utf8_lossy(reader.long().map_err(unreadable)?).into_owned();

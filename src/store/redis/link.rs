@@ -35,8 +35,8 @@ pub enum Fault {
     Ask,
     /// TRYAGAIN: the same.
     TryAgain,
-    /// NOSCRIPT: it does not know the script.
-    NoScript,
+    /// It does not know the function: nobody has loaded the library there, or somebody has flushed it.
+    NoFunction,
     /// BUSY: another script runs for too long.
     Busy,
     /// OOM: its memory is full.
@@ -63,7 +63,6 @@ impl Fault {
             "MOVED" => Self::Moved,
             "ASK" => Self::Ask,
             "TRYAGAIN" => Self::TryAgain,
-            "NOSCRIPT" => Self::NoScript,
             "BUSY" => Self::Busy,
             "OOM" => Self::OutOfMemory,
             "MISCONF" => Self::Misconfigured,
@@ -289,7 +288,7 @@ impl Link {
     /// Sends two commands in one write, and returns both replies, each with an error of its own: the first
     /// may be known while the second is not. Both together have `limit`.
     ///
-    /// The server carries out the second whatever it says to the first (NOSCRIPT, for one).
+    /// The server carries out the second whatever it says to the first (that it does not know the function, for one).
     pub fn query_two(
         &mut self,
         first: &Cmd,
@@ -363,7 +362,11 @@ impl Link {
 
 /// The error of a server, as ours.
 pub(super) fn said(address: &Address, error: &redis::ServerError) -> LinkError {
-    let fault = Fault::of(error.code());
+    let fault = match error.details() {
+        // The one error that has no word of its own (functions.c, `fcallCommandGeneric`).
+        Some("Function not found") => Fault::NoFunction,
+        _ => Fault::of(error.code()),
+    };
     let text = match error.details() {
         Some(details) => format!("{} {details}", error.code()),
         None => error.code().to_owned(),

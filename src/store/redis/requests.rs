@@ -21,7 +21,7 @@ use super::handshake::Server;
 use super::link::{Fault, Link, LinkError};
 use super::meters::Meters;
 use super::primary::Primary;
-use super::script::{By, Script};
+use super::script::{self, Script};
 use super::undo::{Undo, UndoList};
 use crate::clock::{BootTime, Clock, Now, WallTime};
 use crate::store::StoreError;
@@ -240,6 +240,13 @@ impl Requests {
         drop(wait.unwrap_or_else(PoisonError::into_inner));
     }
 
+    /// Waits for `span`, or for the end.
+    pub(super) fn rest_unless_closed(&self, span: Duration) {
+        let known = self.lock_known();
+        let wait = self.changed.wait_timeout_while(known, span, |known| !known.is_closed);
+        drop(wait.unwrap_or_else(PoisonError::into_inner));
+    }
+
     /// Lets the keeper look at once.
     pub(super) fn call_keeper(&self) {
         self.known(|known| known.is_called = true);
@@ -345,9 +352,15 @@ impl Requests {
         limit: Duration,
     ) -> Result<Vec<u8>, LinkError> {
         let sent = self.clock.now().boot;
-        let mut answer = link.query_within(&script.command(By::Hash, &self.meta, args), limit);
-        if answer.as_ref().is_err_and(|error| error.fault() == Some(Fault::NoScript)) {
-            answer = link.query_within(&script.command(By::Text, &self.meta, args), limit);
+        let command = script.command(&self.meta, args);
+        let mut answer = link.query_within(&command, limit);
+        if answer.as_ref().is_err_and(|error| error.fault() == Some(Fault::NoFunction)) {
+            match link.query_within(&script::load(), limit) {
+                // Another daemon was quicker.
+                Err(LinkError::Server { text, .. }) if text.contains("already exists") => {}
+                loaded => drop(loaded?),
+            }
+            answer = link.query_within(&command, limit);
         }
         let received = self.clock.now().boot;
         self.meters.trip(received.since(sent));
