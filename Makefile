@@ -5,10 +5,12 @@
 test:
 	scripts/test
 
-# Speed and memory beside what nothing better could cost: some six minutes, as root, on a machine with FUSE.
+# Speed and memory beside what nothing better could cost, and beside what else people use: some six minutes, as root, on a machine with FUSE.
 bench:
+	scripts/install-bench-deps
 	cargo bench --quiet --bench bench
 
 # The same with smaller numbers: some fifteen seconds.
 bench-quick:
+	scripts/install-bench-deps
 	cargo bench --quiet --bench bench -- --quick
