@@ -40,9 +40,11 @@ impl Daemon {
     ) -> io::Result<()> {
         let limit = Instant::now() + PATIENCE;
         while !is_ready()? {
-            let ended = self.ended()?;
-            if ended.is_some() || Instant::now() > limit {
-                return Err(io::Error::other(format!("{name} does not begin to serve: {ended:?}")));
+            if let Some(status) = self.ended()? {
+                return Err(io::Error::other(format!("{name} ended with {status}")));
+            }
+            if Instant::now() > limit {
+                return Err(io::Error::other(format!("{name} does not begin to serve")));
             }
             sleep(Duration::from_micros(200));
         }
