@@ -12,17 +12,35 @@ use std::time::{Duration, Instant};
 use lockfs::clock::SystemClock;
 use lockfs::lock::{Ino, Name, Ttl};
 use lockfs::locks::{LockService, Processes, Requester};
-use lockfs::store::{LockStore, MemoryStore};
+use lockfs::store::LockStore;
+use lockfs::store::redis::{Acks, Endpoint, Options, RedisStore};
 use lockfs::table::{Caller, Command, Existing, New, Opening, Reply, Spot};
 
 use crate::client::{self, Measured, Sample, Work};
 
 /// What is measured, in a figure's name.
-pub(crate) const NAME: &str = "raw (memory, for there is no Redis store yet)";
+pub(crate) const NAME: &str = "raw scripts";
 
-/// The namespace of a Redis server.
-fn open(_url: &str, _namespace: &str) -> io::Result<Arc<dyn LockStore>> {
-    Ok(Arc::new(MemoryStore::empty(Arc::new(SystemClock), 0, 0)))
+/// What this host is called by what asks the store without a daemon.
+const HOST: &str = "bench";
+
+/// How long locks live untouched.
+const TTL: Duration = Duration::from_secs(300);
+
+/// A namespace of the server at `url`, as the daemon opens it.
+fn open(url: &str, namespace: &str) -> io::Result<Arc<dyn LockStore>> {
+    let endpoint = Endpoint::parse(url).map_err(io::Error::other)?;
+    let options = Options {
+        acks: Acks::default_of(&endpoint.place),
+        endpoint,
+        namespace: namespace.to_owned(),
+        host: HOST.to_owned(),
+        machine: "bench".to_owned(),
+        owner: (0, 0),
+        state: None,
+        window: TTL,
+    };
+    Ok(Arc::new(RedisStore::open(&options, Arc::new(SystemClock)).map_err(io::Error::other)?))
 }
 
 /// A store, and this process as a caller of it.
@@ -34,8 +52,8 @@ pub(crate) struct Raw {
 
 impl Raw {
     pub(crate) fn open(url: &str, namespace: &str) -> io::Result<Self> {
-        let processes = Processes::new("bench".parse().map_err(|_| io::Error::other("no host id"))?)?;
-        let service = LockService::new(open(url, namespace)?, processes, Ttl::DEFAULT);
+        let processes = Processes::new(HOST.parse().map_err(|_| io::Error::other("no host id"))?)?;
+        let service = LockService::new(open(url, namespace)?, processes, Ttl::For(TTL));
         let who = Requester { uid: 0, gid: 0, pid: std::process::id() };
         let caller = service.caller(who).map_err(io::Error::other)?;
         Ok(Self { service, caller })

@@ -142,8 +142,14 @@ impl RedisStore {
         let (requests, copies) = (Arc::new(requests), Arc::<Mutex<Copies>>::default());
         let who = (options.host.as_str(), format!("{} {instance}", options.machine));
         let memory = Memory(file(".namespace"));
-        let keeper =
-            Keeper::new(Arc::clone(&requests), Arc::clone(&copies), who, options.owner, options.window, memory);
+        let keeper = Keeper::new(
+            Arc::clone(&requests),
+            Arc::clone(&copies),
+            who,
+            options.owner,
+            options.window,
+            memory,
+        );
         keeper.settle()?;
         let store = Self {
             requests,
@@ -181,9 +187,12 @@ impl RedisStore {
         if server.appendonly == Some(false) {
             log::warn!("redis keeps no append-only file: a restart loses locks (appendonly yes)");
         }
-        if let Some(policy) = server.maxmemory_policy.filter(|policy| server.maxmemory > 0 && policy != "noeviction")
+        if let Some(policy) =
+            server.maxmemory_policy.filter(|policy| server.maxmemory > 0 && policy != "noeviction")
         {
-            log::warn!("redis may evict locks when its memory is full (maxmemory-policy is {policy}: say noeviction)");
+            log::warn!(
+                "redis may evict locks when its memory is full (maxmemory-policy is {policy}: say noeviction)"
+            );
         }
     }
 
@@ -439,13 +448,23 @@ impl LockStore for RedisStore {
             }
             Command::Break { caller, ino, token } => {
                 let (caller, ino) = (codec::caller(caller), ino.as_u64().to_be_bytes());
-                self.step(Script::Hand, &[b"break", &caller, &ino, &token.as_u64().to_be_bytes()], Gives::Nothing)
+                self.step(
+                    Script::Hand,
+                    &[b"break", &caller, &ino, &token.as_u64().to_be_bytes()],
+                    Gives::Nothing,
+                )
             }
             Command::Transfer { caller, ino, heir } => {
                 let (caller, ino) = (codec::caller(caller), ino.as_u64().to_be_bytes());
-                self.step(Script::Hand, &[b"transfer", &caller, &ino, heir.as_str().as_bytes()], Gives::Nothing)
+                self.step(
+                    Script::Hand,
+                    &[b"transfer", &caller, &ino, heir.as_str().as_bytes()],
+                    Gives::Nothing,
+                )
             }
-            Command::BeginSession { caller } => self.session_step("begin", Some(caller), &caller.session.id, b""),
+            Command::BeginSession { caller } => {
+                self.session_step("begin", Some(caller), &caller.session.id, b"")
+            }
             Command::EndSession { caller, id } => self.session_step("end", caller.as_ref(), id, b""),
             Command::MergeSession { caller, from, to } => {
                 self.session_step("merge", Some(caller), from, to.as_str().as_bytes())
@@ -581,7 +600,8 @@ impl LockStore for RedisStore {
             (known.gone.clone(), known.server.clone(), known.last_event, known.epoch, drift)
         });
         let wall = self.requests.clock.now().wall;
-        let offset = self.requests.now().wall.since(wall).as_secs_f64() - wall.since(self.requests.now().wall).as_secs_f64();
+        let offset = self.requests.now().wall.since(wall).as_secs_f64()
+            - wall.since(self.requests.now().wall).as_secs_f64();
         let meters = &self.requests.meters;
         let mut details = vec![("redis", self.requests.primary.endpoint().describe())];
         if let Some(server) = server {
@@ -661,7 +681,9 @@ fn cookie(after: Option<Token>) -> Vec<u8> {
 }
 
 fn unsettled() -> StoreError {
-    StoreError::Unavailable("redis may have lost data, and its hosts still say what they hold: try again".to_owned())
+    StoreError::Unavailable(
+        "redis may have lost data, and its hosts still say what they hold: try again".to_owned(),
+    )
 }
 
 /// What no other daemon has.

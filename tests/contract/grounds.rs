@@ -96,7 +96,10 @@ impl Ground for Redis {
     /// Of a server's clock wall time and lease time are one.
     fn dawn() -> Now {
         let Now { wall, .. } = dawn();
-        Now { boot: BootTime::from_nanos(u64::try_from(wall.secs()).expect("after 1970") * 1_000_000_000), wall }
+        Now {
+            boot: BootTime::from_nanos(u64::try_from(wall.secs()).expect("after 1970") * 1_000_000_000),
+            wall,
+        }
     }
 
     fn set(&self, now: Now) {

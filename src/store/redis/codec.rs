@@ -9,8 +9,8 @@ use std::sync::Arc;
 
 use crate::clock::{BootId, BootTime, WallTime};
 use crate::lock::{
-    Attributes, Body, Event, EventKind, Ino, Job, Kind, LockPath, Login, Name, Origin, Place, Record, Session,
-    SessionId, SessionKind, Token, Ttl,
+    Attributes, Body, Event, EventKind, Ino, Job, Kind, LockPath, Login, Name, Origin, Place, Record,
+    Session, SessionId, SessionKind, Token, Ttl,
 };
 use crate::table::{Begin, Caller, Counts, Entry, Outcome, Refusal, Reply, View};
 
@@ -148,7 +148,8 @@ impl<'a> Reader<'a> {
     }
 
     fn take(&mut self, count: usize) -> Read<&'a [u8]> {
-        let (taken, left) = self.0.split_at_checked(count).ok_or_else(|| Malformed::new("it ends too early"))?;
+        let (taken, left) =
+            self.0.split_at_checked(count).ok_or_else(|| Malformed::new("it ends too early"))?;
         self.0 = left;
         Ok(taken)
     }
@@ -650,7 +651,9 @@ mod tests {
             assert!(Stored::parse(Ino::from_u64(9), &record[..length]).is_err(), "{length} bytes");
         }
         record[0] = VERSION + 1;
-        assert!(Stored::parse(Ino::from_u64(9), &record).unwrap_err().to_string().contains("another version"));
+        assert!(
+            Stored::parse(Ino::from_u64(9), &record).unwrap_err().to_string().contains("another version")
+        );
     }
 
     #[test]

@@ -76,7 +76,9 @@ impl Copies {
                     self.objects.remove(ino);
                 }
                 Changed::Gone(ino) => drop(self.objects.remove(ino)),
-                Changed::Session(id, record, lost) if what == Learn::All || self.sessions.contains_key(id) => {
+                Changed::Session(id, record, lost)
+                    if what == Learn::All || self.sessions.contains_key(id) =>
+                {
                     self.sessions.insert(id.clone(), (Arc::clone(record), Arc::clone(lost)));
                 }
                 Changed::SessionGone(id) => drop(self.sessions.remove(id)),
@@ -225,7 +227,9 @@ impl Copy {
     /// The directories that it stands in.
     fn parents(&self) -> Vec<Ino> {
         let stored = Stored::parse(Ino::ROOT, &self.record);
-        stored.map(|stored| stored.record().places.iter().map(|place| place.parent).collect()).unwrap_or_default()
+        stored
+            .map(|stored| stored.record().places.iter().map(|place| place.parent).collect())
+            .unwrap_or_default()
     }
 }
 
@@ -265,7 +269,10 @@ impl Orphan {
         let spot = Spot { parent: Ino::ROOT, name };
         let open = Command::Open { caller: caller.clone(), ino, emptied: false };
         table.execute(now, &open).outcome.map_err(|refusal| Malformed::of_refusal(&refusal))?;
-        table.execute(now, &Command::Unlink { caller, spot }).outcome.map_err(|refusal| Malformed::of_refusal(&refusal))?;
+        table
+            .execute(now, &Command::Unlink { caller, spot })
+            .outcome
+            .map_err(|refusal| Malformed::of_refusal(&refusal))?;
         Ok(Self { table, ino })
     }
 }

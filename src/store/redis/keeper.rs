@@ -111,7 +111,8 @@ impl Keeper {
                 Err(StoreError::Failed(why)) => Some(why),
                 _ => None,
             };
-            let is_new = self.state(|state| std::mem::replace(&mut state.trouble, trouble.clone()) != trouble);
+            let is_new =
+                self.state(|state| std::mem::replace(&mut state.trouble, trouble.clone()) != trouble);
             if let Some(why) = trouble.filter(|_| is_new) {
                 log::error!("{why}");
             }
@@ -215,7 +216,9 @@ impl Keeper {
             return Err(StoreError::Failed("redis does not say which namespace it has".to_owned()));
         };
         if past.is_some() {
-            log::warn!("redis has lost the namespace: hosts say what they hold, before anything else is granted");
+            log::warn!(
+                "redis has lost the namespace: hosts say what they hold, before anything else is granted"
+            );
         }
         self.requests.known(|known| known.generation = Some(found));
         Ok(())
@@ -223,7 +226,8 @@ impl Keeper {
 
     /// Makes sure that tokens go on above all that were given, whatever server answers now; returns the epoch.
     fn raise_epoch(&self) -> Result<u32, StoreError> {
-        let (generation, epoch) = self.requests.known(|known| (known.generation.unwrap_or_default(), known.epoch));
+        let (generation, epoch) =
+            self.requests.known(|known| (known.generation.unwrap_or_default(), known.epoch));
         let numbers = [epoch.to_string(), SETTLING.as_micros().to_string(), SILENCE.as_micros().to_string()];
         let mut args: Vec<&[u8]> = vec![&generation];
         args.extend(numbers.iter().map(String::as_bytes));
@@ -297,8 +301,9 @@ impl Keeper {
         if let Err(error) = self.tell(b"leave") {
             log::debug!("could not say goodbye: {error}");
         }
-        let (generation, epoch, event) =
-            self.requests.known(|known| (known.generation.unwrap_or_default(), known.epoch, known.last_event));
+        let (generation, epoch, event) = self
+            .requests
+            .known(|known| (known.generation.unwrap_or_default(), known.epoch, known.last_event));
         self.memory.write(&generation, epoch, event);
     }
 }

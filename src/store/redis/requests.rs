@@ -178,7 +178,12 @@ impl Requests {
 
     /// How many connections wait to be used.
     pub(super) fn idle(&self) -> usize {
-        self.seats.lock().unwrap_or_else(PoisonError::into_inner).iter().filter(|seat| seat.link.is_some()).count()
+        self.seats
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .iter()
+            .filter(|seat| seat.link.is_some())
+            .count()
     }
 
     /// The time on the server's clock, as far as it was last heard.
@@ -229,7 +234,8 @@ impl Requests {
     /// Waits at most `span` for the server to come back, or for the end.
     pub(super) fn wait_for_server(&self, span: Duration) {
         let known = self.lock_known();
-        let wait = self.changed.wait_timeout_while(known, span, |known| !known.is_closed && known.gone.is_some());
+        let wait =
+            self.changed.wait_timeout_while(known, span, |known| !known.is_closed && known.gone.is_some());
         drop(wait.unwrap_or_else(PoisonError::into_inner));
     }
 
@@ -280,7 +286,12 @@ impl Requests {
     }
 
     /// A connection for `seat`: its own, or a new one; waits until `deadline` where the server is gone.
-    fn connect<'a>(&self, seat: &'a mut Seat, deadline: BootTime, patience: Patience) -> Result<&'a mut Link, StoreError> {
+    fn connect<'a>(
+        &self,
+        seat: &'a mut Seat,
+        deadline: BootTime,
+        patience: Patience,
+    ) -> Result<&'a mut Link, StoreError> {
         if !seat.link.as_ref().is_some_and(Link::is_usable) {
             seat.link = None;
         }
@@ -325,7 +336,13 @@ impl Requests {
     }
 
     /// Sends one script once. The answer is a text, of whatever status.
-    fn send(&self, link: &mut Link, script: Script, args: &[&[u8]], limit: Duration) -> Result<Vec<u8>, LinkError> {
+    fn send(
+        &self,
+        link: &mut Link,
+        script: Script,
+        args: &[&[u8]],
+        limit: Duration,
+    ) -> Result<Vec<u8>, LinkError> {
         let sent = self.clock.now().boot;
         let mut answer = link.query_within(&script.command(By::Hash, &self.meta, args), limit);
         if answer.as_ref().is_err_and(|error| error.fault() == Some(Fault::NoScript)) {
@@ -407,7 +424,13 @@ impl Requests {
     }
 
     /// What an error of the connection means for who asks: go on, or give up.
-    fn weigh(&self, seat: &mut Seat, error: &LinkError, deadline: BootTime, patience: Patience) -> Result<(), StoreError> {
+    fn weigh(
+        &self,
+        seat: &mut Seat,
+        error: &LinkError,
+        deadline: BootTime,
+        patience: Patience,
+    ) -> Result<(), StoreError> {
         let gives_up = patience == Patience::None || self.clock.now().boot >= deadline;
         let fault = error.fault();
         match fault {
@@ -565,7 +588,8 @@ impl Requests {
                 }
                 Some((b'W', _)) => {
                     return Err(StoreError::Unavailable(
-                        "redis may have lost data, and its hosts still say what they hold: try again".to_owned(),
+                        "redis may have lost data, and its hosts still say what they hold: try again"
+                            .to_owned(),
                     ));
                 }
                 _ => return Err(foreign(&text)),

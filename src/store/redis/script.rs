@@ -122,7 +122,8 @@ mod tests {
 
     #[test]
     fn every_script_says_what_it_is() {
-        for file in [include_str!("law/read.lua"), include_str!("law/step.lua"), include_str!("acquire.lua")] {
+        for file in [include_str!("law/read.lua"), include_str!("law/step.lua"), include_str!("acquire.lua")]
+        {
             assert!(file.starts_with("-- "), "{file:.40}");
         }
     }

@@ -50,7 +50,10 @@ impl UndoList {
         if let Some(file) = &self.file
             && let Err(error) = append(file, &undo.line())
         {
-            log::warn!("a lock may stay that nobody holds, should lockfs end now: {}: {error}", file.display());
+            log::warn!(
+                "a lock may stay that nobody holds, should lockfs end now: {}: {error}",
+                file.display()
+            );
         }
         list.push(undo);
     }
@@ -115,7 +118,8 @@ mod tests {
     fn what_is_to_be_undone_survives_the_daemon() {
         let dir = tempfile::tempdir().unwrap();
         let file = dir.path().join("undo");
-        let undo = |request| Undo { answers: b"lockfs:{a}:q:x".to_vec(), seat: 3, request, generation: [7; 16] };
+        let undo =
+            |request| Undo { answers: b"lockfs:{a}:q:x".to_vec(), seat: 3, request, generation: [7; 16] };
         let list = UndoList::open(Some(&file)).unwrap();
         list.add(undo(1));
         list.add(undo(2));
