@@ -147,14 +147,14 @@ impl Keeper {
         if self.requests.known(|known| known.generation.is_none()) {
             self.found()?;
         }
-        let told = self.tell(b"");
-        let mut epoch = match told {
-            // Whoever has lost the namespace founds it anew, and asks again.
-            Err(StoreError::Unavailable(_)) if self.is_lost()? => {
+        let mut epoch = match self.tell(b"")? {
+            Some(epoch) => epoch,
+            // It has lost the namespace, or has another one of that name.
+            None => {
                 self.found()?;
                 self.tell(b"")?
+                    .ok_or_else(|| StoreError::Unavailable("redis loses what it is told".to_owned()))?
             }
-            told => told?,
         };
         let generation = self.requests.known(|known| known.generation).unwrap_or_default();
         if epoch.is_of_another_server {
@@ -169,29 +169,30 @@ impl Keeper {
         Ok(())
     }
 
-    /// Whether the server has no namespace, or another one.
-    fn is_lost(&self) -> Result<bool, StoreError> {
-        let generation = self.requests.known(|known| known.generation).unwrap_or_default();
-        Ok(self.requests.run(Script::Counts, &[&generation])?.first() == Some(&b'G'))
-    }
-
-    /// Tells the others of this host, and hears of them; returns the epoch.
-    fn tell(&self, word: &[u8]) -> Result<Epoch, StoreError> {
+    /// Tells the others of this host, and hears of them; returns the epoch, or `None` where the data is not what
+    /// it was.
+    fn tell(&self, word: &[u8]) -> Result<Option<Epoch>, StoreError> {
         let taken = TAKEN.as_micros().to_string();
+        let generation = self.requests.known(|known| known.generation).unwrap_or_default();
         let (host, who, answers) = (self.host.as_bytes(), self.who.as_bytes(), self.requests.answers());
-        let args: [&[u8]; 5] = [host, who, taken.as_bytes(), answers, word];
-        let seen = self.requests.look_with(Script::Host, &args, Patience::None);
-        let seen = seen.map_err(|error| match error {
-            StoreError::Failed(who) if !who.contains(' ') || who.len() < 80 => StoreError::Failed(format!(
-                "another machine is called {} in this namespace ({}): say --host-id",
-                self.host,
-                who.split(' ').next().unwrap_or_default()
-            )),
-            other => other,
-        })?;
-        let mut reader = Reader::new(&seen.text);
+        let args: [&[u8]; 6] = [&generation, host, who, taken.as_bytes(), answers, word];
+        let answer = self.requests.run(Script::Host, &args)?;
+        let mut reader = match answer.split_first() {
+            Some((b'K', rest)) => Reader::new(rest),
+            Some((b'B', other)) => {
+                let other = String::from_utf8_lossy(other);
+                return Err(StoreError::Failed(format!(
+                    "another machine is called {} in this namespace ({}): say --host-id",
+                    self.host,
+                    other.split(' ').next().unwrap_or_default()
+                )));
+            }
+            _ => return Ok(None),
+        };
+        reader.time().map_err(unreadable)?;
+        reader.byte().map_err(unreadable)?;
         if reader.is_empty() {
-            return Ok(Epoch { number: 0, is_of_another_server: false });
+            return Ok(None);
         }
         let number = reader.u32().map_err(unreadable)?;
         let epoch = Epoch { number, is_of_another_server: reader.byte().map_err(unreadable)? == 0 };
@@ -202,7 +203,7 @@ impl Keeper {
             hosts.push(Neighbour { name, silent });
         }
         self.state(|state| state.hosts = hosts);
-        Ok(epoch)
+        Ok(Some(epoch))
     }
 
     /// Founds the namespace, or finds it; where this host knows that there was one, its data was lost.

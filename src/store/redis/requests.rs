@@ -422,9 +422,6 @@ impl Requests {
                     }
                     Some((b'G', _)) if patience == Patience::Command => self.lose_data(seat, deadline)?,
                     Some((b'G', _)) => return Err(lost_data()),
-                    Some((b'B', who)) => {
-                        return Err(StoreError::Failed(String::from_utf8_lossy(who).into_owned()));
-                    }
                     _ => return Err(foreign(&text)),
                 },
                 Err(error) => self.weigh(seat, &error, deadline, patience)?,
