@@ -294,7 +294,10 @@ impl Keeper {
 
     /// Says that this host goes.
     pub(super) fn leave(&self) {
-        if let Err(error) = self.tell(b"leave") {
+        // Of a server that is gone nobody can take leave.
+        if self.requests.known(|known| known.gone.is_none())
+            && let Err(error) = self.tell(b"leave")
+        {
             log::debug!("could not say goodbye: {error}");
         }
         let (generation, epoch, event) =

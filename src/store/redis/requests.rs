@@ -287,13 +287,20 @@ impl Requests {
         }
         while seat.link.is_none() {
             self.await_server(deadline, patience)?;
-            match Link::connect(&self.primary) {
+            // Who asks waits no longer for a connection than for an answer; the keeper takes the time it needs.
+            let left = deadline.since(self.clock.now().boot);
+            let connected = match patience {
+                Patience::Command => Link::connect_within(&self.primary, left),
+                Patience::None => Link::connect(&self.primary),
+            };
+            match connected {
                 Ok(link) => {
                     self.meters.connected.count();
                     self.known(|known| known.server = Some(link.server().clone()));
                     seat.link = Some(link);
                 }
-                Err(error) if patience == Patience::None => {
+                // That there was little time left says nothing about the server.
+                Err(error) if patience == Patience::None || left < self.limit() / 4 => {
                     return Err(StoreError::Unavailable(error.to_string()));
                 }
                 Err(error) => self.lose(&error.to_string()),
