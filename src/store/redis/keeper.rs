@@ -46,6 +46,15 @@ pub(super) struct Neighbour {
     pub(super) silent: Duration,
 }
 
+/// How far an undo is to go.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Until {
+    /// The primary has it.
+    Done,
+    /// As many replicas as a grant needs have it.
+    Replicated,
+}
+
 /// What the keeper keeps.
 #[derive(Debug)]
 pub(super) struct Keeper {
@@ -121,9 +130,7 @@ impl Keeper {
     fn round(&self) -> Result<(), StoreError> {
         self.settle()?;
         self.requests.regain();
-        for undo in self.requests.undo.all() {
-            self.undo(&undo)?;
-        }
+        self.undo_all()?;
         for ino in self.copies(Copies::take_suspects) {
             self.confirm(ino)?;
         }
@@ -266,20 +273,48 @@ impl Keeper {
         }
     }
 
-    fn undo(&self, undo: &Undo) -> Result<(), StoreError> {
-        let generation = self.requests.known(|known| known.generation).unwrap_or_default();
-        if undo.generation == generation {
-            let (seat, request) = (undo.seat.to_string(), undo.request.to_string());
-            let args: [&[u8]; 5] = [&generation, b"0", &undo.answers, seat.as_bytes(), request.as_bytes()];
-            let answer = self.requests.run(Script::Undo, &args)?;
-            if answer.first() != Some(&b'K') {
-                return Err(StoreError::Unavailable("redis could not undo an acquire".to_owned()));
-            }
-            self.requests.meters.undone.count();
-            log::info!("undid an acquire whose outcome nobody knew");
+    /// Undoes what is on the list, at this server and at as many replicas as a grant needs.
+    fn undo_all(&self) -> Result<(), StoreError> {
+        let list = &self.requests.undo;
+        if list.len() == 0 {
+            return Ok(());
         }
-        self.requests.undo.remove(undo);
+        let epoch = self.requests.known(|known| known.epoch);
+        for undo in list.to_do(epoch) {
+            if self.undo(&undo, Until::Done)? {
+                self.requests.meters.undone.count();
+                log::info!("undid an acquire whose outcome nobody knew");
+            }
+            list.note(&undo, epoch);
+        }
+        // Undoing one again is a write behind all the others: who has it has them.
+        let has_replicas = match list.done(epoch) {
+            Some(undo) => self.undo(&undo, Until::Replicated)?,
+            None => false,
+        };
+        // Another server may have come while we spoke: it was not told of all.
+        if has_replicas && self.raise_epoch()? == epoch {
+            list.remove_done(epoch);
+        }
         Ok(())
+    }
+
+    /// Undoes one; whether it was of this data, and is done so far.
+    fn undo(&self, undo: &Undo, until: Until) -> Result<bool, StoreError> {
+        let generation = self.requests.known(|known| known.generation).unwrap_or_default();
+        if undo.generation != generation {
+            return Ok(until == Until::Replicated);
+        }
+        let (seat, request) = (undo.seat.to_string(), undo.request.to_string());
+        let args: [&[u8]; 5] = [&generation, b"0", &undo.answers, seat.as_bytes(), request.as_bytes()];
+        let (answer, is_done) = match until {
+            Until::Done => (self.requests.run(Script::Undo, &args)?, true),
+            Until::Replicated => self.requests.run_replicated(Script::Undo, &args)?,
+        };
+        match answer.first() {
+            Some(b'K') => Ok(is_done),
+            _ => Err(StoreError::Unavailable("redis could not undo an acquire".to_owned())),
+        }
     }
 
     fn confirm(&self, ino: Ino) -> Result<(), StoreError> {
