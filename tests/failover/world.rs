@@ -177,6 +177,11 @@ impl Host {
         }))
     }
 
+    /// The number of what stands at a name.
+    pub(crate) fn store_ino(&self, name: &str) -> Ino {
+        self.store.lookup(&spot(name)).expect("the store works").expect("it is there").ino
+    }
+
     /// Whether this host holds a name by that token, for its own session.
     pub(crate) fn holds(&self, name: &str, token: Token) -> bool {
         self.holder(name) == Ok(Some((self.session(), token)))
