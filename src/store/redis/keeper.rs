@@ -204,24 +204,30 @@ impl Keeper {
 
     /// Founds the namespace, or finds it; where this host knows that there was one, its data was lost.
     fn found(&self) -> Result<(), StoreError> {
-        let past = self.requests.known(|known| known.generation.map(|_| (known.epoch, known.last_event)));
+        let past = self.requests.known(|known| known.generation.map(|known_as| (known_as, known.epoch, known.last_event)));
+        let is_new_here = past.is_none();
         let past = past.or_else(|| self.memory.read());
-        let (epoch, event) = past.unwrap_or_default();
+        let (known_as, epoch, event) = past.unwrap_or_default();
         let window = if past.is_some() { self.window } else { Duration::ZERO };
         let generation = new_generation().map_err(|error| StoreError::Failed(error.to_string()))?;
         let (uid, gid) = (self.owner.0.to_string(), self.owner.1.to_string());
         let numbers = [epoch.to_string(), event.to_string(), uid, gid, window.as_micros().to_string()];
         let mut args: Vec<&[u8]> = vec![&generation];
         args.extend(numbers.iter().map(String::as_bytes));
+        args.push(if past.is_some() { &known_as } else { b"" });
         let hosts = self.hosts();
         let awaited = hosts.iter().filter(|host| host.silent < SILENCE && host.name != self.host);
         args.extend(awaited.map(|host| host.name.as_bytes()));
         args.push(self.host.as_bytes());
+        if is_new_here {
+            // Hosts may have come while this one had no daemon.
+            args.push(b"?");
+        }
         let answer = self.requests.run(Script::Found, &args)?;
         let Some(found) = answer.strip_prefix(b"K").and_then(|found| Generation::try_from(found).ok()) else {
             return Err(StoreError::Failed("redis does not say which namespace it has".to_owned()));
         };
-        if past.is_some() {
+        if past.is_some() && found != known_as {
             log::warn!("redis has lost the namespace: hosts say what they hold, before anything else is granted");
         }
         self.requests.known(|known| known.generation = Some(found));
@@ -362,10 +368,15 @@ impl Memory {
         }
     }
 
-    /// The epoch and the number of the last event.
-    fn read(&self) -> Option<(u32, u64)> {
+    /// The generation, the epoch and the number of the last event.
+    fn read(&self) -> Option<(Generation, u32, u64)> {
         let text = fs::read_to_string(self.0.as_ref()?).ok()?;
-        let mut words = text.split_whitespace().skip(1);
-        Some((words.next()?.parse().ok()?, words.next()?.parse().ok()?))
+        let mut words = text.split_whitespace();
+        let digits = words.next()?;
+        let mut generation = Generation::default();
+        for (index, byte) in generation.iter_mut().enumerate() {
+            *byte = u8::from_str_radix(digits.get(2 * index..2 * index + 2)?, 16).ok()?;
+        }
+        Some((generation, words.next()?.parse().ok()?, words.next()?.parse().ok()?))
     }
 }
