@@ -9,14 +9,22 @@
 -- ARGV[4]  uid of the root
 -- ARGV[5]  its gid
 -- ARGV[6]  the window in microseconds; 0 for a new namespace
--- ARGV[7]  a host that may hold something, and so on
+-- ARGV[7]  the generation that the daemon knew; '' where it knows of none
+-- ARGV[8]  a host that may hold something, and so on; '?' for those of which the daemon does not know
 -- Returns  'K' generation
 
 step('found', function()
   load_meta()
-  if meta then return 'K' .. meta.gen end
+  if meta then
+    -- Founded by one who did not know how far tokens were.
+    if ARGV[7] ~= '' and ARGV[7] ~= meta.gen and meta.epoch <= tonumber(ARGV[2]) then
+      meta.epoch, meta.seq = ARGV[2] + 1, 0
+      save_meta()
+    end
+    return 'K' .. meta.gen
+  end
   for _, ino in ipairs(call('HKEYS', P .. 'o')) do
-    call('UNLINK', P .. 'd:' .. ino, P .. 'l:' .. ino, P .. 'open:' .. ino)
+    call('UNLINK', P .. 'd:' .. ino, P .. 'l:' .. ino)
   end
   for _, id in ipairs(call('HKEYS', P .. 's')) do
     call('UNLINK', P .. 'h:' .. id, P .. 'lost:' .. id)
@@ -28,7 +36,7 @@ step('found', function()
     replid = replication_id(), events = tonumber(ARGV[3]), locks = 0, recover = window > 0 and NOW + window or 0,
     tally = {0, 0, 0, 0, 0, 0, 0, 0},
   }
-  for i = 7, #ARGV do
+  for i = 8, #ARGV do
     if window > 0 then call('SADD', P .. 'recover', ARGV[i]) end
   end
   call('HSET', P .. 'o', ROOT, write_object({

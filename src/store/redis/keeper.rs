@@ -46,6 +46,15 @@ pub(super) struct Neighbour {
     pub(super) silent: Duration,
 }
 
+/// How far an undo is to go.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Until {
+    /// The primary has it.
+    Done,
+    /// As many replicas as a grant needs have it.
+    Replicated,
+}
+
 /// What the keeper keeps.
 #[derive(Debug)]
 pub(super) struct Keeper {
@@ -130,9 +139,7 @@ impl Keeper {
     fn round(&self) -> Result<(), StoreError> {
         self.settle()?;
         self.requests.regain();
-        for undo in self.requests.undo.all() {
-            self.undo(&undo)?;
-        }
+        self.undo_all()?;
         for ino in self.copies(Copies::take_suspects) {
             self.confirm(ino)?;
         }
@@ -208,24 +215,32 @@ impl Keeper {
 
     /// Founds the namespace, or finds it; where this host knows that there was one, its data was lost.
     fn found(&self) -> Result<(), StoreError> {
-        let past = self.requests.known(|known| known.generation.map(|_| (known.epoch, known.last_event)));
+        let past = self
+            .requests
+            .known(|known| known.generation.map(|known_as| (known_as, known.epoch, known.last_event)));
+        let is_new_here = past.is_none();
         let past = past.or_else(|| self.memory.read());
-        let (epoch, event) = past.unwrap_or_default();
+        let (known_as, epoch, event) = past.unwrap_or_default();
         let window = if past.is_some() { self.window } else { Duration::ZERO };
         let generation = new_generation().map_err(|error| StoreError::Failed(error.to_string()))?;
         let (uid, gid) = (self.owner.0.to_string(), self.owner.1.to_string());
         let numbers = [epoch.to_string(), event.to_string(), uid, gid, window.as_micros().to_string()];
         let mut args: Vec<&[u8]> = vec![&generation];
         args.extend(numbers.iter().map(String::as_bytes));
+        args.push(if past.is_some() { &known_as } else { b"" });
         let hosts = self.hosts();
         let awaited = hosts.iter().filter(|host| host.silent < SILENCE && host.name != self.host);
         args.extend(awaited.map(|host| host.name.as_bytes()));
         args.push(self.host.as_bytes());
+        if is_new_here {
+            // Hosts may have come while this one had no daemon.
+            args.push(b"?");
+        }
         let answer = self.requests.run(Script::Found, &args)?;
         let Some(found) = answer.strip_prefix(b"K").and_then(|found| Generation::try_from(found).ok()) else {
             return Err(StoreError::Failed("redis does not say which namespace it has".to_owned()));
         };
-        if past.is_some() {
+        if past.is_some() && found != known_as {
             log::warn!(
                 "redis has lost the namespace: hosts say what they hold, before anything else is granted"
             );
@@ -280,20 +295,48 @@ impl Keeper {
         }
     }
 
-    fn undo(&self, undo: &Undo) -> Result<(), StoreError> {
-        let generation = self.requests.known(|known| known.generation).unwrap_or_default();
-        if undo.generation == generation {
-            let (seat, request) = (undo.seat.to_string(), undo.request.to_string());
-            let args: [&[u8]; 5] = [&generation, b"0", &undo.answers, seat.as_bytes(), request.as_bytes()];
-            let answer = self.requests.run(Script::Undo, &args)?;
-            if answer.first() != Some(&b'K') {
-                return Err(StoreError::Unavailable("redis could not undo an acquire".to_owned()));
-            }
-            self.requests.meters.undone.count();
-            log::info!("undid an acquire whose outcome nobody knew");
+    /// Undoes what is on the list, at this server and at as many replicas as a grant needs.
+    fn undo_all(&self) -> Result<(), StoreError> {
+        let list = &self.requests.undo;
+        if list.len() == 0 {
+            return Ok(());
         }
-        self.requests.undo.remove(undo);
+        let epoch = self.requests.known(|known| known.epoch);
+        for undo in list.to_do(epoch) {
+            if self.undo(&undo, Until::Done)? {
+                self.requests.meters.undone.count();
+                log::info!("undid an acquire whose outcome nobody knew");
+            }
+            list.note(&undo, epoch);
+        }
+        // Undoing one again is a write behind all the others: who has it has them.
+        let has_replicas = match list.done(epoch) {
+            Some(undo) => self.undo(&undo, Until::Replicated)?,
+            None => false,
+        };
+        // Another server may have come while we spoke: it was not told of all.
+        if has_replicas && self.raise_epoch()? == epoch {
+            list.remove_done(epoch);
+        }
         Ok(())
+    }
+
+    /// Undoes one; whether it was of this data, and is done so far.
+    fn undo(&self, undo: &Undo, until: Until) -> Result<bool, StoreError> {
+        let generation = self.requests.known(|known| known.generation).unwrap_or_default();
+        if undo.generation != generation {
+            return Ok(until == Until::Replicated);
+        }
+        let (seat, request) = (undo.seat.to_string(), undo.request.to_string());
+        let args: [&[u8]; 5] = [&generation, b"0", &undo.answers, seat.as_bytes(), request.as_bytes()];
+        let (answer, is_done) = match until {
+            Until::Done => (self.requests.run(Script::Undo, &args)?, true),
+            Until::Replicated => self.requests.run_replicated(Script::Undo, &args)?,
+        };
+        match answer.first() {
+            Some(b'K') => Ok(is_done),
+            _ => Err(StoreError::Unavailable("redis could not undo an acquire".to_owned())),
+        }
     }
 
     fn confirm(&self, ino: Ino) -> Result<(), StoreError> {
@@ -308,7 +351,10 @@ impl Keeper {
 
     /// Says that this host goes.
     pub(super) fn leave(&self) {
-        if let Err(error) = self.tell(b"leave") {
+        // Of a server that is gone nobody can take leave.
+        if self.requests.known(|known| known.gone.is_none())
+            && let Err(error) = self.tell(b"leave")
+        {
             log::debug!("could not say goodbye: {error}");
         }
         let (generation, epoch, event) = self
@@ -339,10 +385,15 @@ impl Memory {
         }
     }
 
-    /// The epoch and the number of the last event.
-    fn read(&self) -> Option<(u32, u64)> {
+    /// The generation, the epoch and the number of the last event.
+    fn read(&self) -> Option<(Generation, u32, u64)> {
         let text = fs::read_to_string(self.0.as_ref()?).ok()?;
-        let mut words = text.split_whitespace().skip(1);
-        Some((words.next()?.parse().ok()?, words.next()?.parse().ok()?))
+        let mut words = text.split_whitespace();
+        let digits = words.next()?;
+        let mut generation = Generation::default();
+        for (index, byte) in generation.iter_mut().enumerate() {
+            *byte = u8::from_str_radix(digits.get(2 * index..2 * index + 2)?, 16).ok()?;
+        }
+        Some((generation, words.next()?.parse().ok()?, words.next()?.parse().ok()?))
     }
 }
