@@ -118,6 +118,10 @@ impl Keeper {
             pause = if is_gone || self.requests.undo.len() > 0 { RETRY } else { PERIOD };
             let trouble = match round {
                 Err(StoreError::Failed(why)) => Some(why),
+                Err(StoreError::Unavailable(why)) => {
+                    self.requests.explain(why);
+                    None
+                }
                 _ => None,
             };
             let is_new = self.state(|state| std::mem::replace(&mut state.trouble, trouble.clone()) != trouble);

@@ -257,6 +257,15 @@ impl Requests {
         }
     }
 
+    /// Why a server that is gone does not come back, says the keeper.
+    pub(super) fn explain(&self, why: String) {
+        self.known(|known| {
+            if let Some(gone) = &mut known.gone {
+                gone.why = why;
+            }
+        });
+    }
+
     /// The server is back, and its data is what it was or has been settled, says the keeper.
     pub(super) fn regain(&self) {
         let was_gone = self.known(|known| known.gone.take());
@@ -425,6 +434,10 @@ impl Requests {
                     "{error} (a key of {}* is not lockfs': remove it)",
                     String::from_utf8_lossy(&self.prefix)
                 )));
+            }
+            // What redis says of a command in a script names neither the command nor the key.
+            Some(Fault::Other) if error.to_string().contains("The user executing the script") => {
+                return Err(StoreError::Failed(format!("{error} (ACL SETUSER: give the user all that README.md says)")));
             }
             Some(Fault::Other) => return Err(StoreError::Failed(error.to_string())),
             Some(Fault::Denied) => return Err(StoreError::Unavailable(error.to_string())),
