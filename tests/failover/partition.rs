@@ -39,7 +39,7 @@ struct Course {
     told: usize,
     /// How many the new primary had not, and has from their hosts.
     reasserted: u64,
-    /// Unknown acquires that stand all the same.
+    /// Unknown acquires that stand all the same, and contested names, all of which were released.
     ghosts: usize,
 }
 
@@ -184,6 +184,7 @@ fn look_around(hosts: &[&Host; 2], (a, b): (History, History), cut: Instant, pri
             ghosts += usize::from(witness.holder(name).unwrap().is_some_and(|(holder, _)| holder == *session));
         }
     }
+    ghosts += CONTESTED.iter().filter(|name| !witness.is_free(name)).count();
     let reasserted = hosts.iter().map(|host| host.health("reasserted")).sum();
     Course { a, b, cut, missing, told, reasserted, ghosts }
 }
@@ -222,7 +223,7 @@ impl Course {
             text,
             "{what}: {} grants ({} refused, {} failed, {} unknown), of which the minority got {} after the cut, \
              the last {:?} after it; the majority got its first {majority:?} after it; {} came back from their hosts, {} held locks are \
-             lost, of which {} were told; {} contested ones lost; {} names held by two; {} unknown ones stand",
+             lost, of which {} were told; {} contested ones lost; {} names held by two; {} stand that nobody holds",
             all.grants.len(),
             all.refused,
             all.failed,
@@ -249,7 +250,7 @@ impl Course {
         let deposed = all.grants.iter().filter(|grant| grant.token.epoch() == first).map(|grant| grant.token).max();
         let later = all.grants.iter().filter(|grant| grant.token.epoch() != first).map(|grant| grant.token).min();
         assert!(deposed < later, "{deposed:?} of the deposed primary is below {later:?}");
-        assert_eq!(self.ghosts, 0, "what its caller was told it has not got is undone");
+        assert_eq!(self.ghosts, 0, "what its caller was told it has not got, or has released, is free");
         let last = self.last_minority_grant();
         assert!(last < LAST_GRANT, "the deposed primary was believed for {last:?}");
     }
