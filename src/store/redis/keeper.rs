@@ -251,9 +251,10 @@ impl Keeper {
         }
     }
 
-    /// Says again what this host holds.
+    /// Says again what this host holds, and what it has released.
     fn reassert(&self) -> Result<(), StoreError> {
-        let claims = self.copies(|copies| copies.claims());
+        let now = self.requests.now();
+        let claims = self.copies(|copies| copies.claims(now));
         let mut rest = claims.as_slice();
         loop {
             let mut bytes = 0;
