@@ -126,6 +126,10 @@ impl Keeper {
             pause = if is_gone || self.requests.undo.len() > 0 { RETRY } else { PERIOD };
             let trouble = match round {
                 Err(StoreError::Failed(why)) => Some(why),
+                Err(StoreError::Unavailable(why)) => {
+                    self.requests.explain(why);
+                    None
+                }
                 _ => None,
             };
             let is_new =
@@ -263,9 +267,10 @@ impl Keeper {
         }
     }
 
-    /// Says again what this host holds.
+    /// Says again what this host holds, and what it has released.
     fn reassert(&self) -> Result<(), StoreError> {
-        let claims = self.copies(|copies| copies.claims());
+        let now = self.requests.now();
+        let claims = self.copies(|copies| copies.claims(now));
         let mut rest = claims.as_slice();
         loop {
             let mut bytes = 0;

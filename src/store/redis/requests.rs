@@ -79,13 +79,26 @@ pub(super) struct Answer {
     pub(super) text: Vec<u8>,
 }
 
-/// Whether a step gives something that must be taken back where nobody knows whether it was given.
+/// What a step gives: with `--acks` what counts only when replicas have it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Gives {
-    /// A name to a holder.
+    /// A name to a holder. Where nobody knows whether it was given it must be taken back.
     Name,
+    /// A new token to whoever holds it then; there was a holder before, so nothing is taken back.
+    Token,
     /// Nothing of that kind.
     Nothing,
+}
+
+impl Gives {
+    /// Whether something was given, by what was answered.
+    fn has_given(self, answer: &[u8]) -> bool {
+        match self {
+            Self::Name => answer.first() == Some(&b'E'),
+            Self::Token => answer.first() != Some(&b'R'),
+            Self::Nothing => false,
+        }
+    }
 }
 
 /// Whether a request may wait for the server to come back.
@@ -268,6 +281,15 @@ impl Requests {
             self.meters.outages.count();
             log::warn!("redis is gone: {why}");
         }
+    }
+
+    /// Why a server that is gone does not come back, says the keeper.
+    pub(super) fn explain(&self, why: String) {
+        self.known(|known| {
+            if let Some(gone) = &mut known.gone {
+                gone.why = why;
+            }
+        });
     }
 
     /// The server is back, and its data is what it was or has been settled, says the keeper.
@@ -459,6 +481,12 @@ impl Requests {
                     String::from_utf8_lossy(&self.prefix)
                 )));
             }
+            // What redis says of a command in a script names neither the command nor the key.
+            Some(Fault::Other) if error.to_string().contains("The user executing the script") => {
+                return Err(StoreError::Failed(format!(
+                    "{error} (ACL SETUSER: give the user all that README.md says)"
+                )));
+            }
             Some(Fault::Other) => return Err(StoreError::Failed(error.to_string())),
             Some(Fault::Denied) => return Err(StoreError::Unavailable(error.to_string())),
             Some(fault) if fault.is_elsewhere() => {
@@ -584,7 +612,7 @@ impl Requests {
                     let (now, event) = (moment(now.map_err(unreadable)?), event.map_err(unreadable)?);
                     self.known(|known| known.last_event = known.last_event.max(event));
                     let answer = Answer { now, text: rest[16..].to_vec() };
-                    if gives == Gives::Name && self.acks > 0 && matches!(answer.text.first(), Some(b'E')) {
+                    if self.acks > 0 && gives.has_given(&answer.text) {
                         *may_have_happened = true;
                         self.await_replicas(seat, deadline)?;
                         *may_have_happened = false;
@@ -628,7 +656,7 @@ impl Requests {
             Ok(other) => {
                 let count = if let Value::Int(count) = other { count } else { 0 };
                 Err(StoreError::Unavailable(format!(
-                    "{count} replicas of redis have it, and {} must (--acks): it is undone",
+                    "{count} replicas of redis have it, and {} must (--acks)",
                     self.acks
                 )))
             }
