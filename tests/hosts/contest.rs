@@ -8,6 +8,7 @@
 use std::fs::{self, File};
 use std::io::{self, BufRead, BufReader, Write};
 use std::os::unix::fs::FileExt;
+use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::thread::sleep;
@@ -110,9 +111,16 @@ impl Contest {
         for job in &mut jobs {
             job.go();
         }
-        trouble(&mut hosts, &Progress { arena: &arena, raised });
+        let reached =
+            catch_unwind(AssertUnwindSafe(|| trouble(&mut hosts, &Progress { arena: &arena, raised })));
         for job in &mut jobs {
             job.listen();
+        }
+        if reached.is_err() || !arena.read("wrong").is_empty() {
+            tell(hosts.trees());
+        }
+        if let Err(panic) = reached {
+            resume_unwind(panic);
         }
         let holds = parse(&arena.read("history"));
         let found = violations(&holds, Law { ttl: Duration::from_secs(300), tokens: self.tokens });
@@ -163,6 +171,17 @@ impl Contest {
             fs::remove_dir(&place).unwrap();
         }
     }
+}
+
+/// Prints what there is to say of a contest that went wrong.
+fn tell(trees: &[Tree]) {
+    for tree in trees {
+        let info = fs::read_to_string(tree.path(".lockfs/info").join(LOCK));
+        eprintln!("{}\nlock: {info:?}\nlog:\n{}", tree.root().display(), tree.log());
+    }
+    let events = fs::read_to_string(trees[0].path(".lockfs/events")).unwrap_or_default();
+    let last: Vec<&str> = events.lines().rev().take(30).collect();
+    eprintln!("the last events, the last first:\n{}", last.join("\n"));
 }
 
 /// How far a contest is.

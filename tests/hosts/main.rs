@@ -13,6 +13,7 @@ mod cluster;
 mod contest;
 mod exclusion;
 mod history;
+mod outages;
 
 use std::path::{Path, PathBuf};
 

@@ -82,7 +82,7 @@ impl Contest {
                 // Each child answers for itself: `wait` without an argument would hide how it ended.
                 let script =
                     format!("{functions}\n{children}\nfor child in $(jobs -p); do wait $child || exit; done");
-                enter(&arena, tree.shell_as(self.users[job % self.users.len()], &script), self.rounds)
+                start(&arena, tree.shell_as(self.users[job % self.users.len()], &script), self.rounds)
             })
             .collect();
         // All of them end before one is judged: none is left without its mount.
@@ -97,7 +97,7 @@ impl Contest {
     }
 }
 
-fn enter(arena: &Arena, mut job: Command, rounds: usize) -> Child {
+fn start(arena: &Arena, mut job: Command, rounds: usize) -> Child {
     job.env("ARENA", arena.path()).env("LOCK", "contended").env("ROUNDS", rounds.to_string());
     job.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap()
 }
