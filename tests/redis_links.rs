@@ -303,8 +303,8 @@ fn two_commands_have_two_answers() {
     let mut link = link(&server.url());
     let limit = Duration::from_secs(2);
     let (first, second) =
-        link.query_two(&command(&["EVALSHA", &"0".repeat(40), "0"]), &command(&["WAIT", "0", "100"]), limit);
-    assert_eq!(first.unwrap_err().fault(), Some(Fault::NoScript));
+        link.query_two(&command(&["FCALL", "nothing", "0"]), &command(&["WAIT", "0", "100"]), limit);
+    assert_eq!(first.unwrap_err().fault(), Some(Fault::NoFunction));
     assert_eq!(second, Ok(Value::Int(0)));
     let (first, second) = link.query_two(
         &command(&["SET", "k", "v"]),

@@ -48,7 +48,7 @@ local function acquire(c, parent, name, kind, mode, how, target)
   }
   objects[token] = o
   if kind == DIRECTORY then
-    dirs[token] = {ino = token, subs = 0, changed = '', names = {}, added = {}}
+    new_directory(token)
   elseif target ~= '' then
     bodies[token] = target
   end
@@ -60,5 +60,7 @@ local function acquire(c, parent, name, kind, mode, how, target)
   return entry_of(o)
 end
 
-return before_a_grant() or finish(acquire(parse_caller(ARGV[6]), ARGV[7], ARGV[8], tonumber(ARGV[9]),
-  tonumber(ARGV[10]), ARGV[11], ARGV[12]))
+step('acquire', function()
+  return before_a_grant() or finish(acquire(parse_caller(ARGV[6]), ARGV[7], ARGV[8], tonumber(ARGV[9]),
+    tonumber(ARGV[10]), ARGV[11], ARGV[12]))
+end)

@@ -17,6 +17,9 @@ use crate::table::{Begin, Caller, Claimant, Command, LockTable, Outcome, Refusal
 /// How many directories are remembered that only lead to locks.
 const WAYS_MAX: usize = 10_000;
 
+/// How many sessions are remembered that hold nothing: others may have ended them, and nobody says so.
+const SESSIONS_MAX: usize = 1_000;
+
 /// The records of one object, as the server had them.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Copy {
@@ -79,6 +82,7 @@ impl Copies {
                 Changed::Session(id, record, lost)
                     if what == Learn::All || self.sessions.contains_key(id) =>
                 {
+                    self.forget_idle_sessions();
                     self.sessions.insert(id.clone(), (Arc::clone(record), Arc::clone(lost)));
                 }
                 Changed::SessionGone(id) => drop(self.sessions.remove(id)),
@@ -86,6 +90,13 @@ impl Copies {
             }
         }
         Ok(())
+    }
+
+    fn forget_idle_sessions(&mut self) {
+        if self.sessions.len() >= SESSIONS_MAX + self.objects.len() {
+            let holders: HashSet<SessionId> = self.objects.values().filter_map(Copy::holder).collect();
+            self.sessions.retain(|id, _| holders.contains(id));
+        }
     }
 
     /// Notes a directory that may lead to a lock of this host.
@@ -113,9 +124,11 @@ impl Copies {
         }
     }
 
-    /// Objects to be asked for again.
+    /// Objects to be asked for again. What this host itself let go is known to be gone by now, though its event
+    /// may have been heard before its answer.
     pub(super) fn take_suspects(&mut self) -> Vec<Ino> {
-        self.suspects.drain().collect()
+        let suspects = std::mem::take(&mut self.suspects);
+        suspects.into_iter().filter(|ino| self.objects.contains_key(ino)).collect()
     }
 
     /// What the server says of a suspect: its record, or that it is not there.
@@ -224,6 +237,11 @@ impl Copies {
 }
 
 impl Copy {
+    /// Who holds it.
+    fn holder(&self) -> Option<SessionId> {
+        Stored::parse(Ino::ROOT, &self.record).ok()?.record().session.clone()
+    }
+
     /// The directories that it stands in.
     fn parents(&self) -> Vec<Ino> {
         let stored = Stored::parse(Ino::ROOT, &self.record);

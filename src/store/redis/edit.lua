@@ -71,5 +71,7 @@ local function edit(what, c, ino, ...)
 end
 
 -- A successor takes over what it changes, and so gets a token.
-return before_a_grant() or finish(edit(ARGV[6], parse_caller(ARGV[7]), ARGV[8], ARGV[9], ARGV[10], ARGV[11],
-  ARGV[12]))
+step('edit', function()
+  return before_a_grant() or finish(edit(ARGV[6], parse_caller(ARGV[7]), ARGV[8], ARGV[9], ARGV[10], ARGV[11],
+    ARGV[12]))
+end)

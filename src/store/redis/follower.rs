@@ -18,6 +18,9 @@ use crate::lock::{Event, Ino};
 /// How long the server holds a question while nothing happens.
 const HOLD: Duration = Duration::from_secs(1);
 
+/// How long events are left to gather before they are heard: each question costs the server as much as a look.
+const GATHER: Duration = Duration::from_millis(20);
+
 /// How many events are heard at once.
 const PAGE: usize = 500;
 
@@ -65,6 +68,7 @@ pub(super) fn follow(requests: &Requests, heard: &Heard, copies: &Mutex<Copies>)
                     drop(copies);
                     heard.last.store(number, Ordering::Relaxed);
                 }
+                requests.rest_unless_closed(GATHER);
             }
             Err(why) => {
                 log::debug!("events are not heard for a moment: {why}");

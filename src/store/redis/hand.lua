@@ -32,4 +32,6 @@ local function hand(what, c, ino, value)
   return (what == 'break' and break_lock or transfer)(c, o, value)
 end
 
-return before_a_grant() or finish(hand(ARGV[6], parse_caller(ARGV[7]), ARGV[8], ARGV[9]))
+step('hand', function()
+  return before_a_grant() or finish(hand(ARGV[6], parse_caller(ARGV[7]), ARGV[8], ARGV[9]))
+end)

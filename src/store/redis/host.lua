@@ -5,34 +5,36 @@
 -- ARGV[4]  how long a name stays taken that is not heard of any more, in microseconds
 -- ARGV[5]  the daemon's key of answers, kept for an hour from now
 -- ARGV[6]  '' , or 'leave' to say that it goes
--- Returns  'G', 'B' and who has the name, or 'K' time waits, and: the epoch, and each host with the microseconds
---          since it was last heard of
+-- Returns  'G', 'B' and who has the name, or 'K' time waits, and: the epoch, whether it is this
+--          server's, and each host with the microseconds since it was last heard of
 
-if is_foreign() then return 'G' end
-local name, who = ARGV[2], ARGV[3]
-local other = call('HGET', P .. 'hosts', name)
-local seen = call('ZSCORE', P .. 'seen', name)
-if ARGV[6] == 'leave' then
-  if other == who then
-    call('HDEL', P .. 'hosts', name)
-    call('ZREM', P .. 'seen', name)
+step('host', function()
+  if is_foreign() then return 'G' end
+  local name, who = ARGV[2], ARGV[3]
+  local other = call('HGET', P .. 'hosts', name)
+  local seen = call('ZSCORE', P .. 'seen', name)
+  if ARGV[6] == 'leave' then
+    if other == who then
+      call('HDEL', P .. 'hosts', name)
+      call('ZREM', P .. 'seen', name)
+    end
+    call('UNLINK', ARGV[5])
+    return answer('')
   end
-  call('UNLINK', ARGV[5])
-  return answer('')
-end
-local machine = string.match(who, '^%S+')
-if other and string.match(other, '^%S+') ~= machine and seen and NOW - seen < tonumber(ARGV[4]) then
-  return 'B' .. other
-end
-if other ~= who then call('HSET', P .. 'hosts', name, who) end
-call('ZADD', P .. 'seen', NOW, name)
-call('PEXPIRE', ARGV[5], 3600000)
--- What was not heard of for a day is not worth a line any more.
-for _, gone in ipairs(call('ZRANGEBYSCORE', P .. 'seen', '-inf', NOW - DAY)) do
-  call('ZREM', P .. 'seen', gone)
-  call('HDEL', P .. 'hosts', gone)
-end
-local parts = {pack('>I4', meta.epoch)}
-local all = call('ZRANGE', P .. 'seen', 0, -1, 'WITHSCORES')
-for i = 1, #all, 2 do parts[#parts + 1] = bytes(all[i]) .. pack('>d', NOW - all[i + 1]) end
-return answer(table.concat(parts))
+  local machine = string.match(who, '^%S+')
+  if other and string.match(other, '^%S+') ~= machine and seen and NOW - seen < tonumber(ARGV[4]) then
+    return 'B' .. other
+  end
+  if other ~= who then call('HSET', P .. 'hosts', name, who) end
+  call('ZADD', P .. 'seen', NOW, name)
+  call('PEXPIRE', ARGV[5], 3600000)
+  -- What was not heard of for a day is not worth a line any more.
+  for _, gone in ipairs(call('ZRANGEBYSCORE', P .. 'seen', '-inf', NOW - DAY)) do
+    call('ZREM', P .. 'seen', gone)
+    call('HDEL', P .. 'hosts', gone)
+  end
+  local parts = {pack('>I4B', meta.epoch, replication_id() == meta.replid and 1 or 0)}
+  local all = call('ZRANGE', P .. 'seen', 0, -1, 'WITHSCORES')
+  for i = 1, #all, 2 do parts[#parts + 1] = bytes(all[i]) .. pack('>d', NOW - all[i + 1]) end
+  return answer(table.concat(parts))
+end, true)

@@ -23,4 +23,6 @@ local function link(c, ino, parent, name)
   return entry_of(o)
 end
 
-return before_a_grant() or finish(link(parse_caller(ARGV[6]), ARGV[7], ARGV[8], ARGV[9]))
+step('link', function()
+  return before_a_grant() or finish(link(parse_caller(ARGV[6]), ARGV[7], ARGV[8], ARGV[9]))
+end)

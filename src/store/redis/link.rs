@@ -35,8 +35,8 @@ pub enum Fault {
     Ask,
     /// TRYAGAIN: the same.
     TryAgain,
-    /// NOSCRIPT: it does not know the script.
-    NoScript,
+    /// It does not know the function: nobody has loaded the library there, or somebody has flushed it.
+    NoFunction,
     /// BUSY: another script runs for too long.
     Busy,
     /// OOM: its memory is full.
@@ -63,7 +63,6 @@ impl Fault {
             "MOVED" => Self::Moved,
             "ASK" => Self::Ask,
             "TRYAGAIN" => Self::TryAgain,
-            "NOSCRIPT" => Self::NoScript,
             "BUSY" => Self::Busy,
             "OOM" => Self::OutOfMemory,
             "MISCONF" => Self::Misconfigured,
@@ -206,9 +205,17 @@ impl Link {
     /// # Errors
     /// [`LinkError`], of those that say that nothing was sent, or `Server` where it can't say what it is yet.
     pub fn connect(primary: &Arc<Primary>) -> Result<Self, LinkError> {
+        Self::connect_within(primary, Duration::MAX)
+    }
+
+    /// The same for whoever can't wait that long: both timeouts are `limit` at most.
+    ///
+    /// # Errors
+    /// As [`connect`](Self::connect).
+    pub fn connect_within(primary: &Arc<Primary>, limit: Duration) -> Result<Self, LinkError> {
         primary.settle();
         let (address, generation) = primary.current().map_err(LinkError::NoPrimary)?;
-        let result = Self::connect_to(primary, address, generation);
+        let result = Self::connect_to(primary, address, generation, limit);
         if let Err(error) = &result {
             log::debug!("redis not connected: {error}");
             primary.doubt(generation);
@@ -220,6 +227,7 @@ impl Link {
         primary: &Arc<Primary>,
         address: Address,
         generation: Generation,
+        most: Duration,
     ) -> Result<Self, LinkError> {
         let endpoint = primary.endpoint();
         let mut registration = None;
@@ -232,9 +240,9 @@ impl Link {
         };
         let is_wanted = || primary.is_current(generation);
         let limit = endpoint.command_timeout;
-        let mut wire =
-            open(endpoint, &address, endpoint.connect_timeout, primary.clock(), &is_wanted, register)?;
-        let server = introduce(&mut wire, endpoint, &address)?;
+        let reaching = endpoint.connect_timeout.min(most);
+        let mut wire = open(endpoint, &address, reaching, primary.clock(), &is_wanted, register)?;
+        let server = introduce(&mut wire, endpoint, &address, limit.min(most))?;
         log::debug!("redis connected address={address} run_id={}", server.run_id);
         Ok(Self {
             wire,
@@ -289,7 +297,7 @@ impl Link {
     /// Sends two commands in one write, and returns both replies, each with an error of its own: the first
     /// may be known while the second is not. Both together have `limit`.
     ///
-    /// The server carries out the second whatever it says to the first (NOSCRIPT, for one).
+    /// The server carries out the second whatever it says to the first (that it does not know the function, for one).
     pub fn query_two(
         &mut self,
         first: &Cmd,
@@ -363,7 +371,11 @@ impl Link {
 
 /// The error of a server, as ours.
 pub(super) fn said(address: &Address, error: &redis::ServerError) -> LinkError {
-    let fault = Fault::of(error.code());
+    let fault = match error.details() {
+        // The one error that has no word of its own (functions.c, `fcallCommandGeneric`).
+        Some("Function not found") => Fault::NoFunction,
+        _ => Fault::of(error.code()),
+    };
     let text = match error.details() {
         Some(details) => format!("{} {details}", error.code()),
         None => error.code().to_owned(),

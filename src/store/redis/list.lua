@@ -6,23 +6,24 @@
 -- Returns  'G', or 'K' time waits, and: nothing where it is no living directory, else '=' and for each entry
 --          its cookie, its name and its attributes
 
-if is_foreign() then return 'G' end
-local o = live(ARGV[2])
-if not o or o.kind ~= DIRECTORY then return answer('') end
-local limit = tonumber(ARGV[4])
--- A cookie is followed by an inode, whose first byte is below \255: this is behind the entry, and before the next.
-local from = ARGV[3] == '' and '-' or '(' .. ARGV[3] .. '\255'
-local parts = {'='}
-local count = 0
-repeat
-  local members = call('ZRANGEBYLEX', P .. 'l:' .. o.ino, from, '+', 'LIMIT', 0, limit)
-  for _, member in ipairs(members) do
-    local child = live(string.sub(member, 9, 16))
-    if child and count < limit then
-      parts[#parts + 1] = string.sub(member, 1, 8) .. bytes(string.sub(member, 17)) .. attributes(child)
-      count = count + 1
+look('list', function()
+  local o = live(ARGV[2])
+  if not o or o.kind ~= DIRECTORY then return answer('') end
+  local limit = tonumber(ARGV[4])
+  -- A cookie is followed by an inode, whose first byte is below \255: this is behind the entry, and before the next.
+  local from = ARGV[3] == '' and '-' or '(' .. ARGV[3] .. '\255'
+  local parts = {'='}
+  local count = 0
+  repeat
+    local members = call('ZRANGEBYLEX', P .. 'l:' .. o.ino, from, '+', 'LIMIT', 0, limit)
+    for _, member in ipairs(members) do
+      local child = live(string.sub(member, 9, 16))
+      if child and count < limit then
+        parts[#parts + 1] = string.sub(member, 1, 8) .. bytes(string.sub(member, 17)) .. attributes(child)
+        count = count + 1
+      end
+      from = '(' .. member
     end
-    from = '(' .. member
-  end
-until #members < limit or count == limit
-return answer(table.concat(parts))
+  until #members < limit or count == limit
+  return answer(table.concat(parts))
+end)

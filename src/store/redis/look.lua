@@ -4,14 +4,15 @@
 -- ARGV[3]  a name in it
 -- Returns  'G', or 'K' time waits, and the attributes; nothing behind them where nothing alive is there
 
-if is_foreign() then return 'G' end
-local ino = ARGV[2]
-if ARGV[3] then
-  local parent = live(ino)
-  if not parent or parent.kind ~= DIRECTORY then return answer('') end
-  local _
-  _, ino = entry(ino, ARGV[3])
-  if not ino then return answer('') end
-end
-local o = live(ino)
-return answer(o and attributes(o) or '')
+look('look', function()
+  local ino = ARGV[2]
+  if ARGV[3] then
+    local parent = live(ino)
+    if not parent or parent.kind ~= DIRECTORY then return answer('') end
+    local _
+    _, ino = entry(ino, ARGV[3])
+    if not ino then return answer('') end
+  end
+  local o = live(ino)
+  return answer(o and attributes(o) or '')
+end)

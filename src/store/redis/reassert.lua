@@ -1,5 +1,4 @@
--- What a host says it holds, where the server may have forgotten it. With `law/read.lua` and `law/step.lua`
--- before it.
+-- What a host says it holds, where the server may have forgotten it.
 --
 -- Invariant: a lock comes back as it was, with its token and its number; where its name has another holder by
 -- now, the higher token keeps it, and the other one has lost it, and is told. What is past its deadline does not
@@ -14,7 +13,10 @@
 -- Further  four more of the same kind, and so on
 -- Returns  as `law/step.lua` says: how many came back
 
-local back = 0
+-- How long to wait for hosts of which nobody knows: a daemon that runs notices within two seconds.
+local STRANGERS = 5000000
+
+local back
 
 local function session_again(id, text, losses)
   if session(id) then return end
@@ -88,19 +90,25 @@ local function object_again(ino, text, body)
   mine.session = objects[ino] and id or ''
 end
 
-local reply = before()
-if reply then return reply end
-for i = 8, #ARGV, 4 do
-  if ARGV[i] == 's' then
-    session_again(ARGV[i + 1], ARGV[i + 2], ARGV[i + 3])
-  else
-    object_again(ARGV[i + 1], ARGV[i + 2], ARGV[i + 3])
+step('reassert', function()
+  back = 0
+  local reply = before()
+  if reply then return reply end
+  for i = 8, #ARGV, 4 do
+    if ARGV[i] == 's' then
+      session_again(ARGV[i + 1], ARGV[i + 2], ARGV[i + 3])
+    else
+      object_again(ARGV[i + 1], ARGV[i + 2], ARGV[i + 3])
+    end
   end
-end
-if ARGV[7] == 'all' then
-  call('SREM', P .. 'recover', ARGV[6])
-  if meta.recover ~= 0 and call('EXISTS', P .. 'recover') == 0 then
-    meta.recover, meta_changed = 0, true
+  if ARGV[7] == 'all' then
+    call('SREM', P .. 'recover', ARGV[6])
+    if meta.recover ~= 0 and call('EXISTS', P .. 'recover') == 0 then
+      meta.recover, meta_changed = 0, true
+    elseif meta.recover > NOW + STRANGERS and call('SCARD', P .. 'recover') == 1
+      and call('SISMEMBER', P .. 'recover', '?') == 1 then
+      meta.recover, meta_changed = NOW + STRANGERS, true
+    end
   end
-end
-return finish(count(back))
+  return finish(count(back))
+end)

@@ -19,4 +19,6 @@ local function remove_name(c, parent, name, what)
   return done()
 end
 
-return before_a_step() or finish(remove_name(parse_caller(ARGV[6]), ARGV[7], ARGV[8], ARGV[9]))
+step('release', function()
+  return before_a_step() or finish(remove_name(parse_caller(ARGV[6]), ARGV[7], ARGV[8], ARGV[9]))
+end, true)

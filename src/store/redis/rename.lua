@@ -82,5 +82,7 @@ local function rename(c, from, name, to, new_name, mode, heir)
   return entry_of(source)
 end
 
-return before_a_grant() or finish(rename(parse_caller(ARGV[6]), ARGV[7], ARGV[8], ARGV[9], ARGV[10], ARGV[11],
-  ARGV[12]))
+step('rename', function()
+  return before_a_grant() or finish(rename(parse_caller(ARGV[6]), ARGV[7], ARGV[8], ARGV[9], ARGV[10], ARGV[11],
+    ARGV[12]))
+end)

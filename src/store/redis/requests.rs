@@ -21,7 +21,7 @@ use super::handshake::Server;
 use super::link::{Fault, Link, LinkError};
 use super::meters::Meters;
 use super::primary::Primary;
-use super::script::{By, Script};
+use super::script::{self, Script};
 use super::undo::{Undo, UndoList};
 use crate::clock::{BootTime, Clock, Now, WallTime};
 use crate::store::StoreError;
@@ -240,6 +240,13 @@ impl Requests {
         drop(wait.unwrap_or_else(PoisonError::into_inner));
     }
 
+    /// Waits for `span`, or for the end.
+    pub(super) fn rest_unless_closed(&self, span: Duration) {
+        let known = self.lock_known();
+        let wait = self.changed.wait_timeout_while(known, span, |known| !known.is_closed);
+        drop(wait.unwrap_or_else(PoisonError::into_inner));
+    }
+
     /// Lets the keeper look at once.
     pub(super) fn call_keeper(&self) {
         self.known(|known| known.is_called = true);
@@ -298,13 +305,20 @@ impl Requests {
         }
         while seat.link.is_none() {
             self.await_server(deadline, patience)?;
-            match Link::connect(&self.primary) {
+            // Who asks waits no longer for a connection than for an answer; the keeper takes the time it needs.
+            let left = deadline.since(self.clock.now().boot);
+            let connected = match patience {
+                Patience::Command => Link::connect_within(&self.primary, left),
+                Patience::None => Link::connect(&self.primary),
+            };
+            match connected {
                 Ok(link) => {
                     self.meters.connected.count();
                     self.known(|known| known.server = Some(link.server().clone()));
                     seat.link = Some(link);
                 }
-                Err(error) if patience == Patience::None => {
+                // That there was little time left says nothing about the server.
+                Err(error) if patience == Patience::None || left < self.limit() / 4 => {
                     return Err(StoreError::Unavailable(error.to_string()));
                 }
                 Err(error) => self.lose(&error.to_string()),
@@ -345,9 +359,15 @@ impl Requests {
         limit: Duration,
     ) -> Result<Vec<u8>, LinkError> {
         let sent = self.clock.now().boot;
-        let mut answer = link.query_within(&script.command(By::Hash, &self.meta, args), limit);
-        if answer.as_ref().is_err_and(|error| error.fault() == Some(Fault::NoScript)) {
-            answer = link.query_within(&script.command(By::Text, &self.meta, args), limit);
+        let command = script.command(&self.meta, args);
+        let mut answer = link.query_within(&command, limit);
+        if answer.as_ref().is_err_and(|error| error.fault() == Some(Fault::NoFunction)) {
+            match link.query_within(&script::load(), limit) {
+                // Another daemon was quicker.
+                Err(LinkError::Server { text, .. }) if text.contains("already exists") => {}
+                loaded => drop(loaded?),
+            }
+            answer = link.query_within(&command, limit);
         }
         let received = self.clock.now().boot;
         self.meters.trip(received.since(sent));
@@ -409,9 +429,6 @@ impl Requests {
                     }
                     Some((b'G', _)) if patience == Patience::Command => self.lose_data(seat, deadline)?,
                     Some((b'G', _)) => return Err(lost_data()),
-                    Some((b'B', who)) => {
-                        return Err(StoreError::Failed(String::from_utf8_lossy(who).into_owned()));
-                    }
                     _ => return Err(foreign(&text)),
                 },
                 Err(error) => self.weigh(seat, &error, deadline, patience)?,
@@ -625,21 +642,44 @@ impl Requests {
 
     /// Runs a script as it is, once: for the keeper. The answer is a text, of whatever status.
     pub(super) fn run(&self, script: Script, args: &[&[u8]]) -> Result<Vec<u8>, StoreError> {
+        self.run_and(script, args, |_| Ok(())).map(|(answer, ())| answer)
+    }
+
+    /// The same, and whether as many replicas as a grant needs have all that the server had written until then.
+    pub(super) fn run_replicated(
+        &self,
+        script: Script,
+        args: &[&[u8]],
+    ) -> Result<(Vec<u8>, bool), StoreError> {
+        self.run_and(script, args, |link| {
+            if self.acks == 0 {
+                return Ok(true);
+            }
+            let span = PAUSE * 5;
+            let mut wait = redis::cmd("WAIT");
+            wait.arg(self.acks).arg(u64::try_from(span.as_millis()).unwrap_or(u64::MAX));
+            let count = link.query_within(&wait, self.limit() / 2 + span)?;
+            Ok(matches!(count, Value::Int(count) if count >= self.acks.into()))
+        })
+    }
+
+    fn run_and<T>(
+        &self,
+        script: Script,
+        args: &[&[u8]],
+        then: impl FnOnce(&mut Link) -> Result<T, LinkError>,
+    ) -> Result<(Vec<u8>, T), StoreError> {
         let deadline = self.clock.now().boot + self.limit();
         let mut seat = self.seat();
         let answer = match self.connect(&mut seat, deadline, Patience::None) {
-            Ok(link) => self.send(link, script, args, self.limit() / 2),
-            Err(error) => {
-                self.give_back(seat);
-                return Err(error);
-            }
-        };
-        let answer = match answer {
-            Ok(text) => Ok(text),
-            Err(error) => match self.weigh(&mut seat, &error, deadline, Patience::None) {
-                Err(error) => Err(error),
-                Ok(()) => Err(StoreError::Unavailable(error.to_string())),
-            },
+            Ok(link) => self
+                .send(link, script, args, self.limit() / 2)
+                .and_then(|answer| Ok((answer, then(link)?)))
+                .or_else(|error| {
+                    let weighed = self.weigh(&mut seat, &error, deadline, Patience::None);
+                    weighed.and_then(|()| Err(StoreError::Unavailable(error.to_string())))
+                }),
+            Err(error) => Err(error),
         };
         self.give_back(seat);
         answer

@@ -110,4 +110,6 @@ function acts.ttl(c, id, ttl)
   return session_of(s)
 end
 
-return before_a_grant() or finish(acts[ARGV[6]](ARGV[7] ~= '' and parse_caller(ARGV[7]) or nil, ARGV[8], ARGV[9]))
+step('session', function()
+  return before_a_grant() or finish(acts[ARGV[6]](ARGV[7] ~= '' and parse_caller(ARGV[7]) or nil, ARGV[8], ARGV[9]))
+end, true)

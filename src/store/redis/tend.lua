@@ -100,4 +100,6 @@ function chores.sweep(limit)
   return swept + sweep_sessions(limit - swept)
 end
 
-return before() or finish(count(chores[ARGV[6]](ARGV[7])))
+step('tend', function()
+  return before() or finish(count(chores[ARGV[6]](ARGV[7])))
+end, true)

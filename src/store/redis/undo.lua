@@ -1,5 +1,5 @@
 -- Undoes a request of which the daemon never learnt whether it was carried out, and sees to it that it never is.
--- With `law/read.lua` and `law/step.lua` before it.
+--
 --
 -- Invariant: only what that very request gave is taken away. Its name may have passed to another since.
 --
@@ -33,8 +33,9 @@ local function undo()
   return count(released)
 end
 
-if is_foreign() then return 'G' end
-local outcome = undo()
-local reply = finish(outcome)
-call('HSET', ARGV[3], ARGV[4], pack('>d', ARGV[5]) .. 'U')
-return reply
+step('undo', function()
+  if is_foreign() then return 'G' end
+  local reply = finish(undo())
+  call('HSET', ARGV[3], ARGV[4], pack('>d', ARGV[5]) .. 'U')
+  return reply
+end, true)

@@ -4,12 +4,13 @@
 -- Returns  'G', or 'K' time waits, and: attributes, note or target, path, whether a session follows and the
 --          session, the deadline (0: never); nothing behind the time where it is not there
 
-if is_foreign() then return 'G' end
-local o = live(ARGV[2])
-if not o then return answer('') end
-local body = o.size > 0 and call('HGET', P .. 'b', o.ino) or ''
-local place = o.places[1]
-local path = place and path_at(place.parent, place.name) or ''
-local s = o.session ~= '' and session(o.session)
-local holder = s and '\1' .. session_text(s) or '\0'
-return answer(attributes(o) .. bytes(body) .. bytes(path) .. holder .. pack('>d', deadline(o) or 0))
+look('view', function()
+  local o = live(ARGV[2])
+  if not o then return answer('') end
+  local body = o.size > 0 and call('HGET', P .. 'b', o.ino) or ''
+  local place = o.places[1]
+  local path = place and path_at(place.parent, place.name) or ''
+  local s = o.session ~= '' and session(o.session)
+  local holder = s and '\1' .. session_text(s) or '\0'
+  return answer(attributes(o) .. bytes(body) .. bytes(path) .. holder .. pack('>d', deadline(o) or 0))
+end)

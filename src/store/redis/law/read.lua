@@ -1,6 +1,6 @@
--- The part of the law that every script has: the namespace as it is, read once and remembered for the step.
+-- The first part of the library: the namespace as it is, read once and remembered for the step.
 --
--- Invariant: nothing here writes. An object whose deadline has passed is dead for every script, whether or not
+-- Invariant: nothing here writes. All that a step remembers is forgotten when the next one starts (`start`). An object whose deadline has passed is dead for every script, whether or not
 -- a sweep has removed it. Twin of `table.rs`, `table/expiry.rs` and `table/query.rs`, which say why.
 --
 -- Numbers: inodes, tokens and cookies are 8 bytes, most significant first; Lua's own numbers are exact to 2^53
@@ -10,12 +10,10 @@
 -- KEYS[1]  P .. 'meta', where P is `lockfs:{NAMESPACE}:`; every other key begins with P and lies in its slot
 -- ARGV[1]  the generation of the data that the daemon knows
 
-local P = string.sub(KEYS[1], 1, -5)
-local call, pack, parse, spread = redis.call, struct.pack, struct.unpack, unpack
-local clock = call('TIME')
-local NOW = clock[1] * 1000000 + clock[2]
-local WALL = pack('>I4I4I4', 0, clock[1], clock[2] * 1000)
-local ROOT = pack('>I4I4', 0, 1)
+-- Set when a function starts: while the server loads a library it has nothing but `redis`, and not all of that.
+local call, pack, parse, spread
+local KEYS, ARGV, P, NOW, WALL
+local ROOT, NOTHING = '\0\0\0\0\0\0\0\1', '\0\0\0\0\0\0\0\0'
 local FILE, DIRECTORY, SYMLINK = 1, 2, 3
 local NAMED, JOB, UNSEEN = 1, 2, 3
 local VERSION = 1
@@ -52,7 +50,7 @@ local function is_foreign()
   return not meta or meta.gen ~= ARGV[1]
 end
 
-local objects, sessions, dirs = {}, {}, {}
+local objects, sessions, dirs
 
 local OBJECT = '>BBc8I2I4I4c12c12c12ddI4dBc0'
 
@@ -128,17 +126,22 @@ local function lost(s)
   return s.lost
 end
 
+local function new_directory(ino, text)
+  local dir = {ino = ino, subs = 0, changed = '', names = {}, added = {}, read = {}}
+  if text then
+    dir.subs, dir.changed = parse('>I4Bc0', text)
+  end
+  dirs[ino] = dir
+  return dir
+end
+
 -- A directory: how many subdirectories, when an entry last came or went ('' where nobody knows), and what this
 -- step did to its entries.
 local function directory(ino)
   local dir = dirs[ino]
   if not dir then
     local text = call('HGET', P .. 'd:' .. ino, '/')
-    dir = {ino = ino, subs = 0, changed = '', names = {}, added = {}}
-    if text then
-      dir.subs, dir.changed = parse('>I4Bc0', text)
-    end
-    dirs[ino] = dir
+    dir = new_directory(ino, text)
   end
   return dir
 end
@@ -151,8 +154,10 @@ end
 local function entry(parent, name)
   local dir = dirs[parent]
   local known = dir and dir.names[name]
+  if known == nil and dir then known = dir.read[name] end
   if known == nil then
     known = call('HGET', P .. 'd:' .. parent, name)
+    if dir then dir.read[name] = known end
   end
   if not known then return end
   return string.sub(known, 1, 8), string.sub(known, 9)
@@ -245,7 +250,7 @@ local function path_at(parent, name)
 end
 
 -- What a session holds: changes of this step by id, each from ino to its ttl, or to false where it let go.
-local held = {}
+local held
 
 local function holds_now(id, ino)
   local changed = held[id] and held[id][ino]
@@ -347,9 +352,10 @@ local function bytes(text)
   return pack('>I4', #text) .. text
 end
 
--- An object as stat(2) needs it.
+-- An object as stat(2) needs it, at the end of a step.
 local function attributes(o)
-  local text = o.ino .. bytes(write_object(o))
+  o.text = write_object(o)
+  local text = o.ino .. bytes(o.text)
   if o.kind ~= DIRECTORY then return text end
   local dir = directory(o.ino)
   return text .. write_directory(dir)
@@ -367,4 +373,28 @@ end
 local function answer(text)
   local waits = (meta.recover > NOW) and 1 or 0
   return pack('>cdB', 'K', NOW, waits) .. text
+end
+
+-- Before a function: it knows nothing yet.
+local function start(keys, args)
+  call, pack, parse, spread = redis.call, struct.pack, struct.unpack, unpack
+  KEYS, ARGV = keys, args
+  P = string.sub(keys[1], 1, -5)
+  local clock = call('TIME')
+  NOW = clock[1] * 1000000 + clock[2]
+  WALL = pack('>I4I4I4', 0, clock[1], clock[2] * 1000)
+  meta, objects, sessions, dirs, held = nil, {}, {}, {}, {}
+end
+
+-- Makes a function that only looks, for the daemon to call by its name.
+local function look(name, act)
+  redis.register_function({
+    function_name = PREFIX .. name,
+    callback = function(keys, args)
+      start(keys, args)
+      if is_foreign() then return 'G' end
+      return act()
+    end,
+    flags = {'no-writes'},
+  })
 end

@@ -1,5 +1,4 @@
--- The part of the law that every script has which changes something: behind `read.lua`, before the step itself.
--- Twin of `table.rs`, `table/holder.rs`, `table/expiry.rs` and `table/session.rs`, which say why.
+-- The second part of the library: what every step has that changes something. Twin of `table.rs`, `table/holder.rs`, `table/expiry.rs` and `table/session.rs`, which say why.
 --
 -- Invariant: a step is decided in Lua's memory and written at its very end, by `finish`. So a step that meets a
 -- record that it can't read has changed nothing, and neither has one that comes too late, or for the second time.
@@ -24,10 +23,7 @@ local GRAIN = 1000000
 local ACQUIRE, RELEASE, EXPIRE, BREAK, TRANSFER, BEGIN, END, LOST = 0, 1, 2, 3, 4, 5, 6, 7
 local EVENTS_MAX = 10000
 
-local queue, events, emptied = {}, {}, {}
-local removed, dirty, bodies = {}, {objects = {}, sessions = {}, dirs = {}}, {}
-local checks = {}
-local meta_changed = false
+local queue, events, emptied, removed, dirty, bodies, checks, meta_changed
 
 local function later(...)
   queue[#queue + 1] = {...}
@@ -60,8 +56,6 @@ local function push_event(kind, token, id, ino, path)
   meta.tally[kind + 1] = meta.tally[kind + 1] + 1
   events[#events + 1] = pack('>Bc12c8c8Bc0', kind, WALL, token, ino, #id, id) .. path
 end
-
-local NOTHING = pack('>I4I4', 0, 0)
 
 local function tell(kind, path, ino)
   local o = object(ino)
@@ -119,7 +113,6 @@ local function place(o, parent, name, cookie)
   local dir = touch_directory(parent, o.kind == DIRECTORY and 1 or 0)
   dir.names[name] = cookie .. o.ino
   dir.added[#dir.added + 1] = name
-  later('HSET', P .. 'd:' .. parent, name, cookie .. o.ino)
   later('ZADD', P .. 'l:' .. parent, 0, cookie .. o.ino .. name)
 end
 
@@ -138,7 +131,6 @@ local function displace(o, parent, name)
     for i, added in ipairs(dir.added) do
       if added == name then table.remove(dir.added, i) break end
     end
-    later('HDEL', P .. 'd:' .. parent, name)
     later('ZREM', P .. 'l:' .. parent, cookie .. ino .. name)
   end
   -- One that only its entries kept alive may be dead by now.
@@ -165,7 +157,8 @@ local function leave_session(o)
   o.session = ''
   change(o)
   leave(id, o.ino)
-  if holds_nothing(id) then emptied[#emptied + 1] = id end
+  -- Whether that was all is looked at in the end.
+  emptied[#emptied + 1] = id
 end
 
 local function join_session(o, id)
@@ -510,6 +503,11 @@ local function find(parent, name)
   local above = live(parent)
   if not above then return nil, NO_ENTRY end
   if above.kind ~= DIRECTORY then return nil, NOT_DIRECTORY end
+  if not dirs[parent] then
+    -- The entry, and what the directory says of its entries, which is about to change.
+    local found = call('HMGET', P .. 'd:' .. parent, name, '/')
+    new_directory(parent, found[2]).read[name] = found[1]
+  end
   local _, ino = entry(parent, name)
   if not ino then return end
   local o = live(ino)
@@ -617,7 +615,7 @@ local function finish(outcome)
   settle_sessions()
   local parts, text = {}
   for ino in pairs(dirty.objects) do
-    text = write_object(objects[ino])
+    text = objects[ino].text or write_object(objects[ino])
     call('HSET', P .. 'o', ino, text)
     parts[#parts + 1] = 'o' .. ino .. bytes(text)
   end
@@ -628,8 +626,17 @@ local function finish(outcome)
   for _, gone in ipairs(removed) do parts[#parts + 1] = gone end
   for _, write in ipairs(queue) do call(spread(write)) end
   for ino in pairs(dirty.dirs) do
-    text = write_directory(directory(ino))
-    call('HSET', P .. 'd:' .. ino, '/', text)
+    local dir = directory(ino)
+    text = write_directory(dir)
+    local sets = {'HSET', P .. 'd:' .. ino, '/', text}
+    for name, known in pairs(dir.names) do
+      if known then
+        sets[#sets + 1], sets[#sets + 2] = name, known
+      else
+        call('HDEL', P .. 'd:' .. ino, name)
+      end
+    end
+    call(spread(sets))
     parts[#parts + 1] = 'd' .. ino .. text
   end
   for id in pairs(dirty.sessions) do
@@ -651,4 +658,19 @@ local function finish(outcome)
   end
   if meta_changed then save_meta() end
   return remember(pack('>cdd', 'K', NOW, meta.events) .. outcome .. table.concat(parts))
+end
+
+-- Makes a function that changes something. One that gives room is carried out where the memory is full, too.
+local function step(name, act, gives_room)
+  redis.register_function({
+    function_name = PREFIX .. name,
+    callback = function(keys, args)
+      start(keys, args)
+      queue, events, emptied, removed, bodies, checks = {}, {}, {}, {}, {}, {}
+      dirty = {objects = {}, sessions = {}, dirs = {}}
+      meta_changed, due = false, nil
+      return act()
+    end,
+    flags = gives_room and {'allow-oom'} or {},
+  })
 end
