@@ -16,7 +16,8 @@
 step('found', function()
   load_meta()
   if meta then
-    -- Founded by one who did not know how far tokens were.
+    -- Founded by one who did not know how far tokens were. Those of this epoch may be another data's: they are no
+    -- proof for `was_given`.
     if ARGV[7] ~= '' and ARGV[7] ~= meta.gen and meta.epoch <= tonumber(ARGV[2]) then
       meta.epoch, meta.seq = ARGV[2] + 1, 0
       save_meta()
@@ -29,7 +30,7 @@ step('found', function()
   for _, id in ipairs(call('HKEYS', P .. 's')) do
     call('UNLINK', P .. 'h:' .. id, P .. 'lost:' .. id)
   end
-  for _, key in ipairs({'o', 'b', 's', 'n', 'x', 'y', 'events', 'recover'}) do call('UNLINK', P .. key) end
+  for _, key in ipairs({'o', 'b', 's', 'n', 'x', 'y', 'events', 'recover', 'past'}) do call('UNLINK', P .. key) end
   local window = tonumber(ARGV[6])
   meta = {
     gen = ARGV[1], epoch = math.max(tonumber(ARGV[2]) + 1, math.floor(NOW / 1000000)), seq = 0,

@@ -2,7 +2,8 @@
 --
 -- Invariant: a lock comes back as it was, with its token and its number; where its name has another holder by
 -- now, the higher token keeps it, and the other one has lost it, and is told. What is past its deadline does not
--- come back.
+-- come back; nor what this data saw granted and has not any more: it was released, broken or expired since, and its
+-- host has not heard of that yet.
 --
 -- ARGV[6]  the host
 -- ARGV[7]  'more' or 'all': whether this host has said everything then
@@ -52,6 +53,8 @@ local function object_again(ino, text, body)
     if not less(theirs.token, mine.token) then return end
     for _, spot in ipairs(theirs.places) do displace(theirs, spot.parent, spot.name) end
     leave_session(theirs)
+  elseif was_given(mine.token) then
+    return
   end
   local spots, lost_spots = mine.places, {}
   mine.places = {}

@@ -21,7 +21,7 @@
 local LINK_MAX, NOTE_MAX, LOST_MAX = 1000, 65536, 1000
 local GRAIN = 1000000
 local ACQUIRE, RELEASE, EXPIRE, BREAK, TRANSFER, BEGIN, END, LOST = 0, 1, 2, 3, 4, 5, 6, 7
-local EVENTS_MAX = 10000
+local EVENTS_MAX, EPOCHS_MAX = 10000, 1000
 
 local queue, events, emptied, removed, dirty, bodies, checks, meta_changed
 
@@ -36,6 +36,21 @@ local function next_token()
     meta.epoch, meta.seq = meta.epoch + 1, 0
   end
   return pack('>I4I4', meta.epoch, meta.seq)
+end
+
+-- Begins an epoch. How far the tokens of the last one went in this data is kept for `was_given`.
+local function begin_epoch(epoch)
+  call('ZADD', P .. 'past', meta.epoch, pack('>I4I4', meta.epoch, meta.seq))
+  call('ZREMRANGEBYRANK', P .. 'past', 0, -EPOCHS_MAX - 1)
+  meta.epoch, meta.seq = epoch, 0
+end
+
+-- Whether this data knows of the step that gave a token. What has it, and is not here, was ended since.
+local function was_given(token)
+  local epoch, seq = parse('>I4I4', token)
+  if epoch == meta.epoch then return seq <= meta.seq end
+  local last = call('ZRANGEBYSCORE', P .. 'past', epoch, epoch)[1]
+  return last and not less(last, token)
 end
 
 -- The object, to change it.
