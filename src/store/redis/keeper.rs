@@ -15,8 +15,9 @@ use super::copies::{Copies, Learn};
 use super::requests::{Generation, Gives, Patience, Requests, unreadable};
 use super::script::Script;
 use super::undo::Undo;
-use crate::lock::Ino;
+use crate::lock::{Attributes, Ino};
 use crate::store::StoreError;
+use crate::table::Counts;
 
 /// How often this host says that it is there.
 const PERIOD: Duration = Duration::from_secs(1);
@@ -64,6 +65,12 @@ pub(super) struct Keeper {
 #[derive(Debug, Default)]
 struct State {
     hosts: Vec<Neighbour>,
+    /// How many, and how often, as the server last said.
+    counts: Option<Counts>,
+    /// How many replicas the server last had.
+    replicas: Option<u32>,
+    /// The root, as it was last seen.
+    root: Option<Attributes>,
     /// Of which data, and in which epoch, this host has said what it holds.
     settled: Option<(Generation, u32)>,
     trouble: Option<String>,
@@ -103,6 +110,26 @@ impl Keeper {
         self.state(|state| state.hosts.clone())
     }
 
+    /// How many, and how often; at most a second old while the server answers.
+    pub(super) fn counts(&self) -> Option<Counts> {
+        self.state(|state| state.counts)
+    }
+
+    /// How many replicas the server has; at most a second old while it answers.
+    pub(super) fn replicas(&self) -> Option<u32> {
+        self.state(|state| state.replicas)
+    }
+
+    /// The root of the tree; at most a second old while the server answers.
+    pub(super) fn root(&self) -> Option<Attributes> {
+        self.state(|state| state.root)
+    }
+
+    /// Notes what the root looks like.
+    pub(super) fn see_root(&self, attributes: Attributes) {
+        self.state(|state| state.root = Some(attributes));
+    }
+
     /// What is wrong with this host's place in the namespace.
     pub(super) fn trouble(&self) -> Option<String> {
         self.state(|state| state.trouble.clone())
@@ -117,6 +144,7 @@ impl Keeper {
             pause = if is_gone || self.requests.undo.len() > 0 { RETRY } else { PERIOD };
             let trouble = match round {
                 Err(StoreError::Failed(why)) => Some(why),
+                Err(error @ StoreError::NoSpace) => Some(error.to_string()),
                 _ => None,
             };
             let is_new =
@@ -128,8 +156,14 @@ impl Keeper {
     }
 
     fn round(&self) -> Result<(), StoreError> {
-        self.settle()?;
+        if let Err(error) = self.settle() {
+            if let StoreError::Unavailable(why) | StoreError::Timeout(why) = &error {
+                self.requests.note_gone(why);
+            }
+            return Err(error);
+        }
         self.requests.regain();
+        self.look_at_root()?;
         for undo in self.requests.undo.all() {
             self.undo(&undo)?;
         }
@@ -179,29 +213,30 @@ impl Keeper {
     fn tell(&self, word: &[u8]) -> Result<Epoch, StoreError> {
         let taken = TAKEN.as_micros().to_string();
         let (host, who, answers) = (self.host.as_bytes(), self.who.as_bytes(), self.requests.answers());
-        let args: [&[u8]; 5] = [host, who, taken.as_bytes(), answers, word];
-        let seen = self.requests.look_with(Script::Host, &args, Patience::None);
-        let seen = seen.map_err(|error| match error {
-            StoreError::Failed(who) if !who.contains(' ') || who.len() < 80 => StoreError::Failed(format!(
-                "another machine is called {} in this namespace ({}): say --host-id",
-                self.host,
-                who.split(' ').next().unwrap_or_default()
-            )),
-            other => other,
-        })?;
+        let last = self.requests.known(|known| known.last_event).to_string();
+        let args: [&[u8]; 6] = [host, who, taken.as_bytes(), answers, word, last.as_bytes()];
+        let seen = self.requests.look_with(Script::Host, &args, Patience::None)?;
         let mut reader = Reader::new(&seen.text);
         if reader.is_empty() {
             return Ok(Epoch { number: 0, is_of_another_server: false });
         }
         let number = reader.u32().map_err(unreadable)?;
         let epoch = Epoch { number, is_of_another_server: reader.byte().map_err(unreadable)? == 0 };
+        let replicas = reader.u32().map_err(unreadable)?;
+        let last_event = reader.number().map_err(unreadable)?;
+        self.requests.known(|known| known.last_event = known.last_event.max(last_event));
+        let counts = reader.counts().map_err(unreadable)?;
         let mut hosts = Vec::new();
         while !reader.is_empty() {
             let name = String::from_utf8_lossy(reader.long().map_err(unreadable)?).into_owned();
             let silent = Duration::from_micros(reader.number().unwrap_or_default());
             hosts.push(Neighbour { name, silent });
         }
-        self.state(|state| state.hosts = hosts);
+        self.state(|state| {
+            state.hosts = hosts;
+            state.replicas = Some(replicas);
+            state.counts = Some(counts);
+        });
         Ok(epoch)
     }
 
@@ -292,6 +327,15 @@ impl Keeper {
             log::info!("undid an acquire whose outcome nobody knew");
         }
         self.requests.undo.remove(undo);
+        Ok(())
+    }
+
+    fn look_at_root(&self) -> Result<(), StoreError> {
+        let root = Ino::ROOT.as_u64().to_be_bytes();
+        let seen = self.requests.look_with(Script::Look, &[&root], Patience::None)?;
+        if !seen.text.is_empty() {
+            self.see_root(Reader::new(&seen.text).found_with_record().map_err(unreadable)?.0);
+        }
         Ok(())
     }
 

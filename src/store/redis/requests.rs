@@ -255,15 +255,19 @@ impl Requests {
 
     /// The server is gone, says a request.
     pub(super) fn lose(&self, why: &str) {
+        self.note_gone(why);
+        self.call_keeper();
+    }
+
+    /// The server is gone, says the keeper, or whoever calls it then.
+    pub(super) fn note_gone(&self, why: &str) {
         let now = self.clock.now().boot;
         let is_new = self.known(|known| {
             let is_new = known.gone.is_none();
             let since = known.gone.as_ref().map_or(now, |gone| gone.since);
-            known.gone = Some(Gone { since, why: why.to_string() });
-            known.is_called = true;
+            known.gone = Some(Gone { since, why: why.to_owned() });
             is_new
         });
-        self.changed.notify_all();
         if is_new {
             self.meters.outages.count();
             log::warn!("redis is gone: {why}");
@@ -423,7 +427,11 @@ impl Requests {
                     Some((b'G', _)) if patience == Patience::Command => self.lose_data(seat, deadline)?,
                     Some((b'G', _)) => return Err(lost_data()),
                     Some((b'B', who)) => {
-                        return Err(StoreError::Failed(String::from_utf8_lossy(who).into_owned()));
+                        let who = String::from_utf8_lossy(who);
+                        return Err(StoreError::Failed(format!(
+                            "another machine has the name of this host in the namespace ({}): say --host-id",
+                            who.split(' ').next().unwrap_or_default()
+                        )));
                     }
                     _ => return Err(foreign(&text)),
                 },
