@@ -268,28 +268,23 @@ impl Requests {
 
     /// The server is gone, says a request.
     pub(super) fn lose(&self, why: &str) {
+        self.note_gone(why);
+        self.call_keeper();
+    }
+
+    /// The server is gone, says the keeper, or whoever calls it then.
+    pub(super) fn note_gone(&self, why: &str) {
         let now = self.clock.now().boot;
         let is_new = self.known(|known| {
             let is_new = known.gone.is_none();
             let since = known.gone.as_ref().map_or(now, |gone| gone.since);
-            known.gone = Some(Gone { since, why: why.to_string() });
-            known.is_called = true;
+            known.gone = Some(Gone { since, why: why.to_owned() });
             is_new
         });
-        self.changed.notify_all();
         if is_new {
             self.meters.outages.count();
             log::warn!("redis is gone: {why}");
         }
-    }
-
-    /// Why a server that is gone does not come back, says the keeper.
-    pub(super) fn explain(&self, why: String) {
-        self.known(|known| {
-            if let Some(gone) = &mut known.gone {
-                gone.why = why;
-            }
-        });
     }
 
     /// The server is back, and its data is what it was or has been settled, says the keeper.

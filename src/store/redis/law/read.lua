@@ -376,6 +376,11 @@ local function answer(text)
   return pack('>cdB', 'K', NOW, waits) .. text
 end
 
+-- How many, and how often each kind of event happened.
+local function counts()
+  return pack('>dd', meta.locks, call('HLEN', P .. 's')) .. pack('>dddddddd', spread(meta.tally))
+end
+
 -- Before a function: it knows nothing yet.
 local function start(keys, args)
   call, pack, parse, spread = redis.call, struct.pack, struct.unpack, unpack
