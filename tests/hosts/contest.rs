@@ -228,6 +228,14 @@ impl Progress<'_> {
         self.wait_until("somebody is told that redis is gone", || self.refusals() > before);
     }
 
+    /// Waits until a host holds it once more.
+    pub(crate) fn wait_for_a_hold_of(&self, host: &str) {
+        let word = format!("begin {host} ");
+        let holds = || self.arena.read("history").lines().filter(|line| line.starts_with(&word)).count();
+        let before = holds();
+        self.wait_until(&format!("{host} gets it"), || holds() > before);
+    }
+
     /// How many holds were lost.
     pub(crate) fn losses(&self) -> usize {
         self.arena.read("history").lines().filter(|line| line.contains(" lost ")).count()

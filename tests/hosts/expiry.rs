@@ -148,9 +148,10 @@ fn o_excl_excludes_while_a_daemon_stands_still_for_longer_than_the_ttl() {
             let holder = sys::getxattr(second.path(LOCK), "user.lock.host");
             holder.is_ok_and(|holder| holder == "h0")
         };
-        // Whether it stood still within a hold shows afterwards.
+        // Whether it was stopped within a hold shows afterwards.
         let limit = Instant::now() + Duration::from_secs(40);
         while progress.losses() < 2 && Instant::now() < limit {
+            progress.wait_for_a_hold_of("h0");
             first.pause();
             if is_of_the_first() {
                 eventually("it passes after the ttl", || !is_of_the_first());
