@@ -188,9 +188,8 @@ impl Contest {
             contender.let_go(hold);
         }
         drop(contender.hand);
-        match contender.own.exists() {
-            true => fs::remove_file(&contender.own).unwrap(),
-            false => {}
+        if contender.own.exists() {
+            fs::remove_file(&contender.own).unwrap();
         }
         if has_session {
             fs::remove_dir(&place).unwrap();
@@ -443,11 +442,7 @@ impl Hand {
                     Ok(_) | Err(No::Held) => {}
                     Err(no) => return Err(no),
                 }
-                match fs::hard_link(own, lock).map_err(No::from) {
-                    Ok(()) => {}
-                    // Nobody knows: it is linked where it has two names.
-                    Err(no) => return Err(no),
-                }
+                fs::hard_link(own, lock)?;
                 fs::remove_file(own).ok();
             }
             Self::Program { .. } => return self.ask("acquire"),
