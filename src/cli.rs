@@ -18,6 +18,7 @@ mod run;
 mod session;
 mod status;
 mod umount;
+mod watch;
 mod xattr;
 
 use std::fmt::Display;
@@ -126,6 +127,7 @@ enum Command {
     Umount(umount::Umount),
     Status(status::Status),
     Ls(ls::Ls),
+    Watch(watch::Watch),
     Run(run::Run),
     Break(break_lock::Break),
     Session(session::Session),
@@ -139,6 +141,7 @@ impl Command {
             Self::Umount(command) => command.perform(),
             Self::Status(command) => command.perform(),
             Self::Ls(command) => command.perform(),
+            Self::Watch(command) => command.perform(),
             Self::Run(command) => command.perform(),
             Self::Break(command) => command.perform(),
             Self::Session(command) => command.perform(),

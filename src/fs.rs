@@ -148,7 +148,7 @@ impl LockFs {
             }
             Node::Status | Node::Metrics => (self.synthetic(node, Kind::File, 0o444)?, Keep::No),
             Node::Events(generation) => {
-                let size = self.events.size(self.service.store(), generation)?;
+                let size = self.events.size(self.service.store(), generation);
                 (Attributes { size, ..self.synthetic(node, Kind::File, 0o444)? }, Keep::No)
             }
             // Its owner may write, for setxattr(2) asks: a symlink can have no attributes, so this has them.

@@ -3,6 +3,7 @@
 //! One law, several executors. A step that is refused by the law is an [`Outcome`]; an `Err` always means
 //! "we do not know, or can't": it is never to be read as free or as held.
 
+mod health;
 pub mod level;
 mod local;
 mod memory;
@@ -11,6 +12,7 @@ pub mod redis;
 use std::fmt;
 use std::str::FromStr;
 
+pub use health::{Fact, Health, Metric, State, Value};
 pub use local::EventPage;
 pub use memory::MemoryStore;
 
@@ -112,7 +114,7 @@ pub trait LockStore: Send + Sync + fmt::Debug {
     /// [`StoreError`]: the store can't say.
     fn counts(&self) -> Result<Counts, StoreError>;
 
-    /// How the store is, for `status`.
+    /// How the store is, for `status` and the metrics. It answers at once, whatever the store does.
     fn health(&self) -> Health;
 
     /// Puts everything to rest, so that the next opening finds it clean. Nothing is executed after it.
@@ -151,19 +153,6 @@ impl FromStr for Durability {
             _ => Err("a durability is process or power".to_owned()),
         }
     }
-}
-
-/// How a store is.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Health {
-    /// `leveldb`, `memory`.
-    pub backend: &'static str,
-    /// How far its locks exclude others: `host`, `cluster`.
-    pub scope: &'static str,
-    /// `None` while it works; else what is wrong and what to do.
-    pub trouble: Option<String>,
-    /// More about it, as `key: value` for `status`; every key is a word.
-    pub details: Vec<(&'static str, String)>,
 }
 
 /// Why a store can't say, or can't keep it.

@@ -9,5 +9,9 @@
 mod locking;
 #[path = "cli/mounting.rs"]
 mod mounting;
+#[path = "servers/mod.rs"]
+mod servers;
+#[path = "cli/watching.rs"]
+mod watching;
 #[path = "cli/world.rs"]
 mod world;

@@ -4,6 +4,7 @@
 //! one lock is one line whatever its holder called it.
 
 use std::io::{self, ErrorKind, Write};
+use std::time::Duration;
 
 use super::{Exit, Failure};
 use crate::lock::LockPath;
@@ -14,6 +15,16 @@ use crate::lock::LockPath;
 pub(crate) fn print(data: impl AsRef<[u8]>) -> Result<(), Failure> {
     let mut stdout = std::io::stdout().lock();
     stdout.write_all(data.as_ref()).and_then(|()| stdout.flush()).map_err(|error| unwritten(&error))
+}
+
+/// Waits for `span`, or until nobody reads stdout any more, which it says.
+pub(crate) fn is_unread_within(span: Duration) -> bool {
+    let mut poll = libc::pollfd { fd: libc::STDOUT_FILENO, events: 0, revents: 0 };
+    let millis = i32::try_from(span.as_millis()).unwrap_or(i32::MAX);
+    // SAFETY: `poll` is one pollfd and lives.
+    let ready = unsafe { libc::poll(&raw mut poll, 1, millis) };
+    // Nothing is asked for, so only an error or a hang-up of the other end comes (poll(2)).
+    ready > 0
 }
 
 /// What it means that stdout could not be written.

@@ -7,7 +7,7 @@ use std::time::Duration;
 use super::{About, Meters};
 use crate::clock::Now;
 use crate::lock::{EventKind, Kind, Ttl};
-use crate::store::{Health, LockStore, StoreError};
+use crate::store::{Health, LockStore, Metric, State, Value};
 use crate::table::View;
 
 /// `key: value` lines.
@@ -101,13 +101,13 @@ pub(super) fn info(view: &View, now: Now, scope: &str) -> Vec<u8> {
     lines.into_bytes()
 }
 
-/// `.lockfs/status`.
+/// `.lockfs/status`. It asks nobody, and so is answered whatever the store does.
 pub(super) fn status(about: &About, store: &dyn LockStore) -> Vec<u8> {
-    let Health { backend, scope, trouble, details } = store.health();
+    let health = store.health();
     let now = store.now();
     let mut lines = Lines::default();
-    lines.add("state", if trouble.is_none() { "ok" } else { "failed" });
-    if let Some(trouble) = trouble {
+    lines.add("state", health.state.as_str());
+    if let Some(trouble) = health.state.trouble() {
         lines.add("trouble", trouble);
     }
     lines.add("version", env!("CARGO_PKG_VERSION"));
@@ -115,20 +115,20 @@ pub(super) fn status(about: &About, store: &dyn LockStore) -> Vec<u8> {
     lines.add("mountpoint", about.mountpoint.display());
     lines.add("namespace", &about.namespace);
     lines.add("host", &about.host);
-    lines.add("backend", backend);
-    lines.add("scope", scope);
+    lines.add("backend", health.backend);
+    lines.add("scope", health.scope);
     lines.add("ttl", about.ttl);
     lines.add("since", about.since.wall);
     lines.add("uptime", format_args!("{}s", now.boot.since(about.since.boot).as_secs()));
-    if let Ok(counts) = store.counts() {
+    if let Some(counts) = health.counts {
         lines.add("locks", counts.locks);
         lines.add("sessions", counts.sessions);
         for kind in KINDS {
             lines.add(plural(kind), counts.of(kind));
         }
     }
-    for (key, value) in details {
-        lines.add(key, value);
+    for fact in health.facts {
+        lines.add(fact.key, fact.value);
     }
     lines.into_bytes()
 }
@@ -155,42 +155,99 @@ fn plural(kind: EventKind) -> &'static str {
     }
 }
 
-/// `.lockfs/metrics`: the same as Prometheus text.
-pub(super) fn metrics(about: &About, store: &dyn LockStore, meters: &Meters) -> Result<Vec<u8>, StoreError> {
-    let health = store.health();
-    let counts = store.counts()?;
-    let mut text = String::new();
-    let mut family = |name: &str, kind: &str, help: &str, samples: &[(String, u64)]| {
-        writeln!(text, "# HELP lockfs_{name} {help}\n# TYPE lockfs_{name} {kind}").ok();
-        for (labels, value) in samples {
-            writeln!(text, "lockfs_{name}{labels} {value}").ok();
+/// Prometheus text (prometheus.io, "Exposition formats").
+#[derive(Debug, Default)]
+struct Families {
+    text: String,
+    last: String,
+}
+
+impl Families {
+    /// One sample; those of a family come one after the other.
+    fn add(&mut self, (name, help): (&str, &str), kind: &str, labels: &[(&str, &str)], value: impl Display) {
+        if self.last != name {
+            name.clone_into(&mut self.last);
+            writeln!(self.text, "# HELP lockfs_{name} {help}\n# TYPE lockfs_{name} {kind}").ok();
         }
-    };
+        let labels: Vec<_> =
+            labels.iter().map(|(name, value)| format!("{name}=\"{}\"", label(value))).collect();
+        let labels = if labels.is_empty() { String::new() } else { format!("{{{}}}", labels.join(",")) };
+        writeln!(self.text, "lockfs_{name}{labels} {value}").ok();
+    }
+
+    fn gauge(&mut self, name: &str, help: &str, value: u64) {
+        self.add((name, help), "gauge", &[], value);
+    }
+
+    fn fact(&mut self, Metric { name, help }: Metric, value: &Value) {
+        let metric = (name, help);
+        match value {
+            Value::Text(_) => {}
+            Value::Count(count) => self.add(metric, "counter", &[], count),
+            Value::Number(number) => self.add(metric, "gauge", &[], number),
+            Value::Seconds(seconds) => self.add(metric, "gauge", &[], seconds),
+            Value::Quantile(part, span) => {
+                self.add(metric, "summary", &[("quantile", part)], span.as_secs_f64());
+            }
+        }
+    }
+}
+
+/// The value of a label: a backslash, a quote and a line feed are escaped.
+fn label(value: &str) -> String {
+    value.replace('\\', "\\\\").replace('"', "\\\"").replace('\n', "\\n")
+}
+
+/// `.lockfs/metrics`: the same as Prometheus text. Words of the store are labels of its `info`.
+pub(super) fn metrics(about: &About, store: &dyn LockStore, meters: &Meters) -> Vec<u8> {
+    let Health { backend, scope, state, counts, facts } = store.health();
+    let mut families = Families::default();
+    let labels = [
+        ("version", env!("CARGO_PKG_VERSION")),
+        ("backend", backend),
+        ("scope", scope),
+        ("namespace", &about.namespace),
+        ("host", &about.host),
+    ];
+    families.add(("info", "What is mounted."), "gauge", &labels, 1);
+    families.gauge("up", "Whether the store works.", u64::from(state == State::Ok));
     let uptime: Duration = store.now().boot.since(about.since.boot);
-    let labels = format!(
-        "{{version=\"{}\",backend=\"{}\",scope=\"{}\",namespace=\"{}\",host=\"{}\"}}",
-        env!("CARGO_PKG_VERSION"),
-        health.backend,
-        health.scope,
-        about.namespace,
-        about.host
-    );
-    family("info", "gauge", "What is mounted.", &[(labels, 1)]);
-    let up = u64::from(health.trouble.is_none());
-    family("up", "gauge", "Whether the store works.", &[(String::new(), up)]);
-    family("uptime_seconds", "gauge", "Since the mount.", &[(String::new(), uptime.as_secs())]);
-    family("locks", "gauge", "Locks and directories.", &[(String::new(), counts.locks)]);
-    family("sessions", "gauge", "Sessions.", &[(String::new(), counts.sessions)]);
-    let events = KINDS.map(|kind| (format!("{{event=\"{}\"}}", kind.as_str()), counts.of(kind)));
-    family("events_total", "counter", "What happened to locks.", &events);
-    let requests: Vec<(String, u64)> = meters
-        .iter()
-        .map(|(name, count)| (format!("{{request=\"{name}\"}}"), count.load(Ordering::Relaxed)))
-        .collect();
-    family("requests_total", "counter", "Requests of the kernel.", &requests);
+    families.gauge("uptime_seconds", "Since the mount.", uptime.as_secs());
+    if let Some(counts) = counts {
+        families.gauge("locks", "Locks and directories.", counts.locks);
+        families.gauge("sessions", "Sessions.", counts.sessions);
+        let events = ("events_total", "What happened to locks.");
+        for kind in KINDS {
+            families.add(events, "counter", &[("event", kind.as_str())], counts.of(kind));
+        }
+    }
+    let requests = ("requests_total", "Requests of the kernel.");
+    for (name, count) in meters.iter() {
+        families.add(requests, "counter", &[("request", name)], count.load(Ordering::Relaxed));
+    }
     let ttl = about.ttl.span().map_or(0, |span| span.as_secs());
-    family("default_ttl_seconds", "gauge", "0 for never.", &[(String::new(), ttl)]);
-    Ok(text.into_bytes())
+    families.gauge("default_ttl_seconds", "0 for never.", ttl);
+    let words: Vec<(&str, &str)> = facts
+        .iter()
+        .filter_map(|fact| match &fact.value {
+            Value::Text(text) => Some((label_name(fact.key, backend), text.as_str())),
+            _ => None,
+        })
+        .collect();
+    if !words.is_empty() {
+        families.add((&format!("{backend}_info"), "What keeps the locks."), "gauge", &words, 1);
+    }
+    for fact in &facts {
+        if let Some(metric) = fact.metric {
+            families.fact(metric, &fact.value);
+        }
+    }
+    families.text.into_bytes()
+}
+
+/// `redis_address` is the `address` of a Redis.
+fn label_name<'a>(key: &'a str, backend: &str) -> &'a str {
+    key.strip_prefix(backend).and_then(|rest| rest.strip_prefix('_')).unwrap_or(key)
 }
 
 /// The ttl of a directory's new entries, as `.default_ttl` prints it.

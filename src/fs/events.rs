@@ -4,12 +4,15 @@
 //! gets the offset behind the one before it, for ever, and the file comes in generations: one that has
 //! grown by more than [`GENERATION`] bytes is followed by another inode, which begins with what is recent.
 //! Whoever has the old one open (`tail -f`) reads on in it.
+//!
+//! While the store can't say, the file ends where it was last known to: `tail -f` and `lockfs watch` go on when
+//! the store does.
 
 use std::collections::VecDeque;
 use std::fmt::Write;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
-use crate::store::{LockStore, StoreError};
+use crate::store::LockStore;
 
 /// How many bytes a generation grows before the next begins.
 const GENERATION: u64 = 4 << 20;
@@ -40,25 +43,19 @@ struct Text {
 
 impl EventFile {
     /// The newest generation, by the offset of its first byte.
-    pub(super) fn newest(&self, store: &dyn LockStore) -> Result<u64, StoreError> {
-        Ok(self.caught_up(store)?.generation)
+    pub(super) fn newest(&self, store: &dyn LockStore) -> u64 {
+        self.caught_up(store).generation
     }
 
     /// How many bytes a generation has.
-    pub(super) fn size(&self, store: &dyn LockStore, generation: u64) -> Result<u64, StoreError> {
-        Ok(self.caught_up(store)?.end.saturating_sub(generation))
+    pub(super) fn size(&self, store: &dyn LockStore, generation: u64) -> u64 {
+        self.caught_up(store).end.saturating_sub(generation)
     }
 
     /// At most `size` bytes of a generation from `offset`. A reader that is too slow gets line feeds in place
     /// of what is forgotten.
-    pub(super) fn read(
-        &self,
-        store: &dyn LockStore,
-        generation: u64,
-        offset: u64,
-        size: usize,
-    ) -> Result<Vec<u8>, StoreError> {
-        let text = self.caught_up(store)?;
+    pub(super) fn read(&self, store: &dyn LockStore, generation: u64, offset: u64, size: usize) -> Vec<u8> {
+        let text = self.caught_up(store);
         let mut bytes = Vec::new();
         let mut at = generation.saturating_add(offset);
         if at < text.start {
@@ -78,25 +75,23 @@ impl EventFile {
             }
             line_start = line_end;
         }
-        Ok(bytes)
+        bytes
     }
 
-    fn caught_up(&self, store: &dyn LockStore) -> Result<MutexGuard<'_, Text>, StoreError> {
+    fn caught_up(&self, store: &dyn LockStore) -> MutexGuard<'_, Text> {
         let mut text = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        loop {
-            let page = store.events(text.last, PAGE)?;
-            let count = page.events.len();
+        while let Ok(page) = store.events(text.last, PAGE)
+            && !page.events.is_empty()
+        {
             text.add(page.first, page.events.iter().map(|event| format!("{event}\n")));
-            if count < PAGE {
-                return Ok(text);
-            }
         }
+        text
     }
 }
 
 impl Text {
     fn add(&mut self, first: u64, lines: impl Iterator<Item = String>) {
-        let missed = first - (self.last + 1);
+        let missed = first.saturating_sub(self.last + 1);
         if missed > 0 {
             let mut line = String::new();
             writeln!(line, "# {missed} events were forgotten before they were asked for").ok();

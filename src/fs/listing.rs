@@ -36,7 +36,7 @@ impl LockFs {
                 fixed.push((Node::Control.number(), Kind::Directory, ".lockfs"));
             }
             Node::Control => {
-                let events = Node::Events(self.events.newest(self.service.store())?);
+                let events = Node::Events(self.events.newest(self.service.store()));
                 fixed.push((Node::Status.number(), Kind::File, "status"));
                 fixed.push((events.number(), Kind::File, "events"));
                 fixed.push((Node::Metrics.number(), Kind::File, "metrics"));

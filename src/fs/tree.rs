@@ -51,7 +51,7 @@ impl LockFs {
             Node::Control => match name.as_bytes() {
                 b"status" => Node::Status,
                 b"metrics" => Node::Metrics,
-                b"events" => Node::Events(self.events.newest(self.service.store())?),
+                b"events" => Node::Events(self.events.newest(self.service.store())),
                 b"info" => Node::InfoDirectory(Ino::ROOT),
                 _ => return Err(Refusal::NoEntry.into()),
             },

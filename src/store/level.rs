@@ -36,7 +36,7 @@ pub(crate) use self::log::set_aside;
 use self::log::{BatchLog, Opened};
 use self::space::{Space, Writer};
 use super::local::{Journal, TableStore};
-use super::{Durability, Health, StoreError};
+use super::{Durability, Fact, Health, State, StoreError, Value};
 use crate::clock::{BootId, Clock, Now};
 use crate::table::{Change, Command, LockTable};
 
@@ -201,10 +201,17 @@ impl Journal for LevelJournal {
         Health {
             backend: "leveldb",
             scope: "host",
-            trouble: writing.failed.clone(),
-            details: vec![
-                ("data_dir", self.dir.display().to_string()),
-                ("durability", self.durability.to_string()),
+            state: writing.failed.clone().map_or(State::Ok, State::Failed),
+            counts: None,
+            facts: vec![
+                Fact::text("data_dir", self.dir.display().to_string()),
+                Fact::text("durability", self.durability.to_string()),
+                Fact::measured(
+                    "steps",
+                    Value::Count(writing.kept),
+                    "leveldb_steps_total",
+                    "Steps that are in the log of the store.",
+                ),
             ],
         }
     }

@@ -10,7 +10,7 @@ use std::collections::VecDeque;
 use std::fmt;
 use std::sync::{Arc, Mutex, MutexGuard};
 
-use super::{Health, LockStore, StoreError};
+use super::{Health, LockStore, State as Condition, StoreError};
 use crate::clock::{Clock, Now};
 use crate::lock::{Attributes, Event, Ino, Session, SessionId, Token, Ttl};
 use crate::table::{Change, Command, Counts, Entry, LockTable, New, Outcome, Reply, Spot, View};
@@ -201,11 +201,11 @@ impl<J: Journal> LockStore for TableStore<J> {
     }
 
     fn health(&self) -> Health {
-        let mut health = self.journal.health();
-        if let Err(error) = self.state() {
-            health.trouble = Some(error.to_string());
+        let health = self.journal.health();
+        match self.counts() {
+            Ok(counts) => Health { counts: Some(counts), ..health },
+            Err(error) => Health { state: Condition::Failed(error.to_string()), ..health },
         }
-        health
     }
 
     fn close(&self) -> Result<(), StoreError> {

@@ -4,7 +4,7 @@
 use std::sync::Arc;
 
 use super::local::{Journal, TableStore};
-use super::{Health, StoreError};
+use super::{Health, State, StoreError};
 use crate::clock::{Clock, Now};
 use crate::table::{Change, Command, LockTable};
 
@@ -33,7 +33,7 @@ impl Journal for Unkept {
     }
 
     fn health(&self) -> Health {
-        Health { backend: "memory", scope: "host", trouble: None, details: Vec::new() }
+        Health { backend: "memory", scope: "host", state: State::Ok, counts: None, facts: Vec::new() }
     }
 }
 

@@ -35,6 +35,7 @@ mod keeper;
 mod link;
 mod meters;
 mod primary;
+mod report;
 mod requests;
 mod script;
 mod sentinel;
@@ -162,7 +163,6 @@ impl RedisStore {
             threads: Mutex::default(),
             acks: options.acks,
         };
-        store.heard.begin(store.tally()?.last_event);
         store.warn();
         store.start().map_err(failed)?;
         Ok(store)
@@ -206,11 +206,6 @@ impl RedisStore {
         act(&mut self.glances.lock().unwrap_or_else(PoisonError::into_inner))
     }
 
-    fn tally(&self) -> Result<codec::Tally, StoreError> {
-        let seen = self.requests.look(Script::Counts, &[])?;
-        Reader::new(&seen.text).counts().map_err(unreadable)
-    }
-
     /// Attributes, of which there are none where nothing is: certainly, or for want of an answer.
     fn read_attributes(&self, seen: &Seen) -> Result<Option<Attributes>, StoreError> {
         if seen.text.is_empty() {
@@ -228,6 +223,9 @@ impl RedisStore {
     fn remember(&self, attributes: &Attributes) {
         if attributes.kind == Kind::Directory && !attributes.expires {
             self.keep(*attributes, GLANCE, true);
+            if attributes.ino == Ino::ROOT {
+                self.keeper.see_root(*attributes);
+            }
         }
     }
 
@@ -277,10 +275,10 @@ impl LockStore for RedisStore {
         });
         match known {
             Some(glance) if glance.until > now => Ok(Some(glance.attributes)),
-            // Whatever the server does: `.lockfs/status` stands in the root.
-            Some(glance) if ino == Ino::ROOT => match self.stat(ino) {
-                Err(StoreError::Unavailable(_) | StoreError::Timeout(_)) => Ok(Some(glance.attributes)),
-                answer => answer,
+            // Whatever the server does: `.lockfs/status` stands in the root. The keeper looks at it each second.
+            _ if ino == Ino::ROOT => match self.keeper.root().or(known.map(|glance| glance.attributes)) {
+                Some(attributes) => Ok(Some(attributes)),
+                None => self.stat(ino),
             },
             _ => self.stat(ino),
         }
@@ -343,66 +341,22 @@ impl LockStore for RedisStore {
     }
 
     fn events(&self, after: u64, limit: usize) -> Result<EventPage, StoreError> {
-        let mut command = redis::cmd("XRANGE");
-        command.arg(self.requests.key("events")).arg(format!("({after}-0")).arg("+");
-        command.arg("COUNT").arg(limit.min(EVENTS));
-        let events = follower::read_events(&self.requests.query(&command)?).map_err(unreadable)?;
-        let first = events.first().map_or(after + 1, |(number, ..)| *number);
-        Ok(EventPage { first, events: events.into_iter().map(|(_, event, _)| event).collect() })
+        let (is_there, last) = self.requests.known(|known| (known.gone.is_none(), known.last_event));
+        if is_there {
+            self.heard.await_event(last);
+        }
+        Ok(self.heard.page(after, limit.min(EVENTS)))
     }
 
     fn counts(&self) -> Result<Counts, StoreError> {
-        let mut counts = self.tally()?.counts;
+        let seen = self.requests.look(Script::Counts, &[])?;
+        let mut counts = Reader::new(&seen.text).counts().map_err(unreadable)?;
         counts.locks += self.copies(|copies| copies.orphans());
         Ok(counts)
     }
 
     fn health(&self) -> Health {
-        let (gone, server, last_event, epoch, drift) = self.requests.known(|known| {
-            let drift = known.offset - known.first_offset.unwrap_or(known.offset);
-            (known.gone.clone(), known.server.clone(), known.last_event, known.epoch, drift)
-        });
-        let wall = self.requests.clock.now().wall;
-        let offset = self.requests.now().wall.since(wall).as_secs_f64()
-            - wall.since(self.requests.now().wall).as_secs_f64();
-        let meters = &self.requests.meters;
-        let mut details = vec![("redis", self.requests.primary.endpoint().describe())];
-        if let Some(server) = server {
-            let (major, minor, patch) = server.version;
-            details.push(("redis_address", server.address.to_string()));
-            details.push(("redis_version", format!("{major}.{minor}.{patch}")));
-            details.push(("redis_role", server.role));
-            details.push(("redis_replicas", server.replicas.to_string()));
-            details.push(("redis_appendonly", server.appendonly.map_or("unknown", yes_no).to_owned()));
-        }
-        if let Some((median, p99)) = meters.percentiles() {
-            details.push(("round_trip_p50", format!("{}us", median.as_micros())));
-            details.push(("round_trip_p99", format!("{}us", p99.as_micros())));
-        }
-        details.push(("clock_offset", format!("{offset:+.3}s")));
-        details.push(("clock_drift", format!("{:+}ms", drift / 1_000_000)));
-        details.push(("epoch", epoch.to_string()));
-        details.push(("acks", self.acks.count().to_string()));
-        details.push(("connections_idle", self.requests.idle().to_string()));
-        details.push(("connections_made", meters.connected.get().to_string()));
-        details.push(("commands", meters.commands.get().to_string()));
-        details.push(("commands_repeated", meters.repeated.get().to_string()));
-        details.push(("commands_unknown", meters.unknown.get().to_string()));
-        details.push(("acquires_undone", meters.undone.get().to_string()));
-        details.push(("acquires_to_undo", self.requests.undo.len().to_string()));
-        details.push(("outages", meters.outages.get().to_string()));
-        details.push(("reasserted", meters.reasserted.get().to_string()));
-        details.push(("events_lag", last_event.saturating_sub(self.heard.last()).to_string()));
-        let hosts = self.keeper.hosts();
-        details.push(("hosts", hosts.len().to_string()));
-        let trouble = match gone {
-            Some(gone) => {
-                let span = self.requests.clock.now().boot.since(gone.since);
-                Some(format!("redis is gone since {}s: {}", span.as_secs(), gone.why))
-            }
-            None => self.keeper.trouble(),
-        };
-        Health { backend: "redis", scope: "cluster", trouble, details }
+        self.report()
     }
 
     fn close(&self) -> Result<(), StoreError> {
@@ -429,10 +383,6 @@ impl Drop for RedisStore {
     fn drop(&mut self) {
         self.close().ok();
     }
-}
-
-fn yes_no(answer: bool) -> &'static str {
-    if answer { "yes" } else { "no" }
 }
 
 fn cookie(after: Option<Token>) -> Vec<u8> {

@@ -5,12 +5,13 @@ use std::time::{Duration, Instant};
 
 use lockfs::lock::EventKind;
 use lockfs::store::StoreError;
+use lockfs::table::{Command, Reply};
 
 use crate::proxy::{Loss, Proxy};
 use crate::servers::net::Net;
-use crate::servers::redis::{Options, RedisServer};
+use crate::servers::redis::RedisServer;
 use crate::servers::{eventually, within};
-use crate::world::Plan;
+use crate::world::{Plan, caller, session_id};
 
 const SHORT: Duration = Duration::from_millis(800);
 
@@ -137,44 +138,113 @@ fn an_answer_that_is_given_again_is_no_proof_that_replicas_have_it() {
 }
 
 #[test]
+fn a_name_that_moves_waits_for_replicas_too() {
+    let (primary, mut replicas) = replicated(1);
+    let host = Plan::at(&primary.url()).acks(1).limit(SHORT).open();
+    for name in ["renamed", "transferred", "merged"] {
+        host.get(name);
+    }
+    let begin = Command::BeginSession { caller: caller("heir") };
+    assert!(matches!(host.execute(&begin), Ok(Ok(_))));
+    let ino = host.store_ino("transferred");
+    replicas[0].pause();
+    let by = || caller("session-a");
+    let answers = [
+        host.rename("renamed", "moved"),
+        host.execute(&Command::Transfer { caller: by(), ino, heir: session_id("heir") }),
+        host.execute(&Command::MergeSession {
+            caller: by(),
+            from: session_id("session-a"),
+            to: session_id("heir"),
+        }),
+    ];
+    assert!(answers.iter().all(is_timeout), "{answers:?}");
+    replicas[0].resume();
+}
+
+/// A primary, a replica and a client, each on a machine of its own.
+struct Trio {
+    net: Net,
+    primary: RedisServer,
+    replica: RedisServer,
+}
+
+impl Trio {
+    fn start() -> Self {
+        let net = Net::new(3);
+        let primary = RedisServer::options().on(&net.host(0)).start();
+        let line = format!("replicaof {} {}", primary.address(), primary.port());
+        let replica = RedisServer::options().config(&line).on(&net.host(1)).start();
+        wait_for_replicas(&primary, 1);
+        Self { net, primary, replica }
+    }
+
+    /// Whether a server has a name in the root.
+    fn has(server: &RedisServer, name: &str) -> bool {
+        let mut connection = server.connect().unwrap();
+        let key = b"lockfs:{test}:d:\0\0\0\0\0\0\0\x01";
+        redis::cmd("HEXISTS").arg(key).arg(name).query(&mut connection).unwrap()
+    }
+
+    /// The replica hears no more, nor is heard.
+    fn cut(&self) {
+        self.net.host(0).cut_from(&self.net.host(1));
+    }
+
+    /// What the replica has is what the primary has: it was promoted, and is where the primary was.
+    fn fail_over(&self) {
+        self.replica.command(&["REPLICAOF", "NO", "ONE"]);
+        self.net.heal_all();
+        follow(&self.primary, &self.replica);
+        self.primary.command(&["REPLICAOF", "NO", "ONE"]);
+        follow(&self.replica, &self.primary);
+        wait_for_replicas(&self.primary, 1);
+    }
+}
+
+fn follow(server: &RedisServer, primary: &RedisServer) {
+    server.command(&["REPLICAOF", &primary.address().to_string(), &primary.port().to_string()]);
+    within(Duration::from_secs(30), "it follows", || {
+        server.command(&["INFO", "replication"]).contains("master_link_status:up")
+    });
+}
+
+#[test]
 fn an_undo_that_a_replica_has_not_is_done_again_at_the_next_primary() {
-    // The grant gets to the replica, its answer does not get back; then the primary is cut off, but not from us.
-    let net = Net::new(3);
-    let hosts = net.hosts();
-    let on = |options: Options, index: usize| options.on(&hosts[index]).start();
-    let primary = on(RedisServer::options(), 0);
-    let line = format!("replicaof {} {}", primary.address(), primary.port());
-    let replica = on(RedisServer::options().config(&line), 1);
-    wait_for_replicas(&primary, 1);
-    let plan = Plan::at(&primary.url()).acks(1).limit(SHORT);
-    hosts[2].run(|| {
-        let host = plan.open();
+    let trio = Trio::start();
+    trio.net.host(2).run(|| {
+        let host = Plan::at(&trio.primary.url()).acks(1).limit(SHORT).open();
         host.get("before");
-        let has = |server: &RedisServer, name: &str| {
-            server.command(&["HEXISTS", "lockfs:{test}:d:\0\0\0\0\0\0\0\u{1}", name]) == "1"
-        };
-        assert!(has(&replica, "before"));
-        hosts[0].deafen_to(&hosts[1]);
+        // The grant gets to the replica, and its answer does not get back.
+        trio.net.host(0).deafen_to(&trio.net.host(1));
         let answer = thread::scope(|scope| {
             let waiting = scope.spawn(|| host.acquire("lock"));
-            eventually("the replica has it", || has(&replica, "lock"));
-            hosts[0].cut_from(&hosts[1]);
+            eventually("the replica has it", || Trio::has(&trio.replica, "lock"));
+            trio.cut();
             waiting.join().unwrap()
         });
         assert!(is_timeout(&answer), "{answer:?}");
-        eventually("it is undone at the old primary", || !has(&primary, "lock"));
-        assert!(has(&replica, "lock"));
-        // A failover: the replica is the primary now, at the address of the old one for all that we know.
-        replica.command(&["REPLICAOF", "NO", "ONE"]);
-        net.heal_all();
-        primary.command(&["REPLICAOF", &replica.address().to_string(), &replica.port().to_string()]);
-        eventually("the old primary follows", || {
-            primary.command(&["INFO", "replication"]).contains("master_link_status:up")
-        });
-        primary.command(&["REPLICAOF", "NO", "ONE"]);
-        replica.command(&["REPLICAOF", &primary.address().to_string(), &primary.port().to_string()]);
-        wait_for_replicas(&primary, 1);
+        eventually("it is undone at the old primary", || !Trio::has(&trio.primary, "lock"));
+        assert!(Trio::has(&trio.replica, "lock"));
+        trio.fail_over();
         eventually("it is undone there too", || host.is_free("lock"));
         assert!(!host.is_free("before"));
+    });
+}
+
+#[test]
+fn a_release_that_a_replica_has_not_is_done_again_at_the_next_primary() {
+    let trio = Trio::start();
+    trio.net.host(2).run(|| {
+        let host = Plan::at(&trio.primary.url()).acks(1).limit(SHORT).open();
+        let token = host.get("kept");
+        host.get("lock");
+        trio.cut();
+        assert_eq!(host.release("lock"), Ok(Ok(Reply::Done)));
+        assert!(Trio::has(&trio.replica, "lock"));
+        trio.fail_over();
+        eventually("it is released there too", || host.is_free("lock"));
+        assert!(host.holds("kept", token));
+        eventually("others get it", || host.acquire_for("other", "lock").is_ok_and(|answer| answer.is_ok()));
     });
 }

@@ -1,17 +1,18 @@
 //! Servers that come back, with their data, without it, or with that of yesterday: hosts say what they hold, and
 //! nothing is granted before they have.
 
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 use std::time::Duration;
 
 use lockfs::lock::{EventKind, Token};
-use lockfs::store::StoreError;
-use lockfs::table::{Refusal, Reply};
+use lockfs::store::{LockStore, StoreError};
+use lockfs::table::{Command, Existing, New, Refusal, Reply};
 
 use crate::proxy::Proxy;
 use crate::servers::redis::{Persistence, RedisServer};
 use crate::servers::{eventually, within};
-use crate::world::{Host, Plan};
+use crate::world::{Host, Plan, caller, spot};
 
 /// Longer than a restart takes.
 const PATIENT: Duration = Duration::from_secs(5);
@@ -68,19 +69,19 @@ fn lose(how: impl FnOnce(&mut RedisServer)) {
     let mut server = RedisServer::start();
     let [a, b, thief] = ["a", "b", "thief"].map(|name| plan(&server, name).open());
     let (of_a, of_b) = (holdings(&a, 300), holdings(&b, 30));
-    let noted = a.execute(&lockfs::table::Command::Write {
-        caller: crate::world::caller("session-a"),
+    let noted = a.execute(&Command::Write {
+        caller: caller("session-a"),
         ino: a.store_ino("a-7"),
         offset: None,
         data: b"a note".to_vec(),
     });
     assert!(matches!(noted, Ok(Ok(_))), "{noted:?}");
     let first = of_a[0].1;
-    let stop = std::sync::atomic::AtomicBool::new(false);
+    let stop = AtomicBool::new(false);
     let (tried, new) = thread::scope(|scope| {
         let stealing = scope.spawn(|| {
             let mut tried = 0;
-            while !stop.load(std::sync::atomic::Ordering::Relaxed) {
+            while !stop.load(Ordering::Relaxed) {
                 for name in ["a-0", "a-299", "b-0", "b-29"] {
                     let answer = thief.acquire(name);
                     assert!(!matches!(answer, Ok(Ok(_))), "{name} was granted to another: {answer:?}");
@@ -92,14 +93,14 @@ fn lose(how: impl FnOnce(&mut RedisServer)) {
         eventually("it tries", || thief.health("commands") > 20);
         how(&mut server);
         let new = get_again(&b, "new");
-        stop.store(true, std::sync::atomic::Ordering::Relaxed);
+        stop.store(true, Ordering::Relaxed);
         (stealing.join().unwrap(), new)
     });
     assert!(tried > 4, "it went on trying: {tried}");
     assert!(new > of_b.last().unwrap().1 && new > first, "{new}");
     assert_held(&a, &of_a);
     assert_held(&b, &of_b);
-    let view = lockfs::store::LockStore::view(&b.store, b.store_ino("a-7")).unwrap().unwrap();
+    let view = b.store.view(b.store_ino("a-7")).unwrap().unwrap();
     assert_eq!(view.attributes.size, 6, "the note is back");
     assert_eq!(a.health("reasserted") + b.health("reasserted"), 330);
     assert_eq!(a.release("a-0"), Ok(Ok(Reply::Done)));
@@ -172,6 +173,9 @@ fn what_changed_hands_since_a_backup_is_its_last_holders() {
     server.command(&["SAVE"]);
     assert_eq!(b.release("lock"), Ok(Ok(Reply::Done)));
     let of_a = a.get("lock");
+    // Its next daemon does not know that it was released.
+    drop(b);
+    let b = plan(&server, "b").open();
     server.restart();
     let new = get_again(&b, "new");
     assert!(of_b < of_a && of_a < new);
@@ -179,6 +183,30 @@ fn what_changed_hands_since_a_backup_is_its_last_holders() {
     assert!(b.holds("kept", kept));
     assert_eq!(b.release("lock"), Ok(Err(Refusal::Lost)));
     assert_eq!(a.release("lock"), Ok(Ok(Reply::Done)));
+}
+
+#[test]
+fn what_was_released_since_a_backup_is_free() {
+    let mut server = RedisServer::options().persistence(Persistence::Rdb).start();
+    let host = plan(&server, "a").open();
+    let directory = Command::Acquire {
+        caller: caller("session-a"),
+        spot: spot("directory"),
+        new: New::Directory,
+        mode: 0o755,
+        existing: Existing::Refuse,
+    };
+    assert!(matches!(host.execute(&directory), Ok(Ok(_))));
+    host.get("lock");
+    let kept = host.get("kept");
+    server.command(&["SAVE"]);
+    let rmdir = Command::Rmdir { caller: caller("session-a"), spot: spot("directory") };
+    assert_eq!(host.execute(&rmdir), Ok(Ok(Reply::Done)));
+    assert_eq!(host.release("lock"), Ok(Ok(Reply::Done)));
+    server.restart();
+    get_again(&host, "new");
+    assert!(host.is_free("lock") && host.is_free("directory") && host.holds("kept", kept));
+    assert_eq!(host.count(EventKind::Lost, "lock"), 0);
 }
 
 #[test]

@@ -426,16 +426,13 @@ impl<'a> Reader<'a> {
         Ok(ttls)
     }
 
-    pub(super) fn counts(&mut self) -> Read<Tally> {
-        self.u32()?;
-        let last_event = self.number()?;
+    pub(super) fn counts(&mut self) -> Read<Counts> {
         let (locks, sessions) = (self.number()?, self.number()?);
-        self.number()?;
         let mut counts = Counts { locks, sessions, ..Counts::default() };
         for count in &mut counts.events {
             *count = self.number()?;
         }
-        Ok(Tally { last_event, counts })
+        Ok(counts)
     }
 
     pub(super) fn refusal(&mut self) -> Read<Refusal> {
@@ -582,13 +579,6 @@ impl Entries {
             attributes.ctime = attributes.ctime.max(changed);
         }
     }
-}
-
-/// What the whole namespace counts.
-#[derive(Clone, Copy, Debug)]
-pub(super) struct Tally {
-    pub(super) last_event: u64,
-    pub(super) counts: Counts,
 }
 
 /// One thing that a step changed, as the server keeps it now.

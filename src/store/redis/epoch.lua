@@ -11,7 +11,7 @@
 
 step('epoch', function()
   if is_foreign() then return 'G' end
-  local replid = replication_id()
+  local replid = replication()
   if replid ~= meta.replid then
     begin_epoch(math.max(meta.epoch + 1, tonumber(ARGV[2]) + 1, math.floor(NOW / 1000000)))
     meta.replid = replid

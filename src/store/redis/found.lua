@@ -34,7 +34,7 @@ step('found', function()
   local window = tonumber(ARGV[6])
   meta = {
     gen = ARGV[1], epoch = math.max(tonumber(ARGV[2]) + 1, math.floor(NOW / 1000000)), seq = 0,
-    replid = replication_id(), events = tonumber(ARGV[3]), locks = 0, recover = window > 0 and NOW + window or 0,
+    replid = (replication()), events = tonumber(ARGV[3]), locks = 0, recover = window > 0 and NOW + window or 0,
     tally = {0, 0, 0, 0, 0, 0, 0, 0},
   }
   for i = 8, #ARGV do

@@ -5,8 +5,11 @@
 -- ARGV[4]  how long a name stays taken that is not heard of any more, in microseconds
 -- ARGV[5]  the daemon's key of answers, kept for an hour from now
 -- ARGV[6]  '' , or 'leave' to say that it goes
+-- ARGV[7]  the number of the last event that the daemon has seen: later ones go on behind it, whatever the
+--          server has lost
 -- Returns  'G', 'B' and who has the name, or 'K' time waits, and: the epoch, whether it is this
---          server's, and each host with the microseconds since it was last heard of
+--          server's, how many replicas there are, the number of the last event, the counts, and each host with the
+--          microseconds since it was last heard of
 
 step('host', function()
   if is_foreign() then return 'G' end
@@ -33,7 +36,15 @@ step('host', function()
     call('ZREM', P .. 'seen', gone)
     call('HDEL', P .. 'hosts', gone)
   end
-  local parts = {pack('>I4B', meta.epoch, replication_id() == meta.replid and 1 or 0)}
+  local last = tonumber(ARGV[7])
+  if last > meta.events then
+    meta.events = last
+    save_meta()
+  end
+  local replid, replicas = replication()
+  local parts = {
+    pack('>I4BI4d', meta.epoch, replid == meta.replid and 1 or 0, replicas, meta.events), counts(),
+  }
   local all = call('ZRANGE', P .. 'seen', 0, -1, 'WITHSCORES')
   for i = 1, #all, 2 do parts[#parts + 1] = bytes(all[i]) .. pack('>d', NOW - all[i + 1]) end
   return answer(table.concat(parts))

@@ -15,8 +15,9 @@ use super::copies::{Copies, Learn};
 use super::requests::{Generation, Gives, Patience, Requests, unreadable};
 use super::script::Script;
 use super::undo::Undo;
-use crate::lock::Ino;
+use crate::lock::{Attributes, Ino};
 use crate::store::StoreError;
+use crate::table::Counts;
 
 /// How often this host says that it is there.
 const PERIOD: Duration = Duration::from_secs(1);
@@ -73,6 +74,12 @@ pub(super) struct Keeper {
 #[derive(Debug, Default)]
 struct State {
     hosts: Vec<Neighbour>,
+    /// How many, and how often, as the server last said.
+    counts: Option<Counts>,
+    /// How many replicas the server last had.
+    replicas: Option<u32>,
+    /// The root, as it was last seen.
+    root: Option<Attributes>,
     /// Of which data, and in which epoch, this host has said what it holds.
     settled: Option<(Generation, u32)>,
     trouble: Option<String>,
@@ -112,6 +119,26 @@ impl Keeper {
         self.state(|state| state.hosts.clone())
     }
 
+    /// How many, and how often; at most a second old while the server answers.
+    pub(super) fn counts(&self) -> Option<Counts> {
+        self.state(|state| state.counts)
+    }
+
+    /// How many replicas the server has; at most a second old while it answers.
+    pub(super) fn replicas(&self) -> Option<u32> {
+        self.state(|state| state.replicas)
+    }
+
+    /// The root of the tree; at most a second old while the server answers.
+    pub(super) fn root(&self) -> Option<Attributes> {
+        self.state(|state| state.root)
+    }
+
+    /// Notes what the root looks like.
+    pub(super) fn see_root(&self, attributes: Attributes) {
+        self.state(|state| state.root = Some(attributes));
+    }
+
     /// What is wrong with this host's place in the namespace.
     pub(super) fn trouble(&self) -> Option<String> {
         self.state(|state| state.trouble.clone())
@@ -126,6 +153,7 @@ impl Keeper {
             pause = if is_gone || self.requests.undo.len() > 0 { RETRY } else { PERIOD };
             let trouble = match round {
                 Err(StoreError::Failed(why)) => Some(why),
+                Err(error @ StoreError::NoSpace) => Some(error.to_string()),
                 _ => None,
             };
             let is_new =
@@ -137,9 +165,15 @@ impl Keeper {
     }
 
     fn round(&self) -> Result<(), StoreError> {
-        self.settle()?;
+        if let Err(error) = self.settle() {
+            if let StoreError::Unavailable(why) | StoreError::Timeout(why) = &error {
+                self.requests.note_gone(why);
+            }
+            return Err(error);
+        }
         self.requests.regain();
         self.undo_all()?;
+        self.look_at_root()?;
         for ino in self.copies(Copies::take_suspects) {
             self.confirm(ino)?;
         }
@@ -182,7 +216,8 @@ impl Keeper {
         let taken = TAKEN.as_micros().to_string();
         let generation = self.requests.known(|known| known.generation).unwrap_or_default();
         let (host, who, answers) = (self.host.as_bytes(), self.who.as_bytes(), self.requests.answers());
-        let args: [&[u8]; 6] = [&generation, host, who, taken.as_bytes(), answers, word];
+        let last = self.requests.known(|known| known.last_event).to_string();
+        let args: [&[u8]; 7] = [&generation, host, who, taken.as_bytes(), answers, word, last.as_bytes()];
         let answer = self.requests.run(Script::Host, &args)?;
         let mut reader = match answer.split_first() {
             Some((b'K', rest)) => Reader::new(rest),
@@ -203,13 +238,21 @@ impl Keeper {
         }
         let number = reader.u32().map_err(unreadable)?;
         let epoch = Epoch { number, is_of_another_server: reader.byte().map_err(unreadable)? == 0 };
+        let replicas = reader.u32().map_err(unreadable)?;
+        let last_event = reader.number().map_err(unreadable)?;
+        self.requests.known(|known| known.last_event = known.last_event.max(last_event));
+        let counts = reader.counts().map_err(unreadable)?;
         let mut hosts = Vec::new();
         while !reader.is_empty() {
             let name = String::from_utf8_lossy(reader.long().map_err(unreadable)?).into_owned();
             let silent = Duration::from_micros(reader.number().unwrap_or_default());
             hosts.push(Neighbour { name, silent });
         }
-        self.state(|state| state.hosts = hosts);
+        self.state(|state| {
+            state.hosts = hosts;
+            state.replicas = Some(replicas);
+            state.counts = Some(counts);
+        });
         Ok(Some(epoch))
     }
 
@@ -263,9 +306,10 @@ impl Keeper {
         }
     }
 
-    /// Says again what this host holds.
+    /// Says again what this host holds, and what it has released.
     fn reassert(&self) -> Result<(), StoreError> {
-        let claims = self.copies(|copies| copies.claims());
+        let now = self.requests.now();
+        let claims = self.copies(|copies| copies.claims(now));
         let mut rest = claims.as_slice();
         loop {
             let mut bytes = 0;
@@ -337,6 +381,15 @@ impl Keeper {
             Some(b'K') => Ok(is_done),
             _ => Err(StoreError::Unavailable("redis could not undo an acquire".to_owned())),
         }
+    }
+
+    fn look_at_root(&self) -> Result<(), StoreError> {
+        let root = Ino::ROOT.as_u64().to_be_bytes();
+        let seen = self.requests.look_with(Script::Look, &[&root], Patience::None)?;
+        if !seen.text.is_empty() {
+            self.see_root(Reader::new(&seen.text).found_with_record().map_err(unreadable)?.0);
+        }
+        Ok(())
     }
 
     fn confirm(&self, ino: Ino) -> Result<(), StoreError> {

@@ -1,4 +1,4 @@
--- What a host says it holds, where the server may have forgotten it.
+-- What a host says it holds, and has released, where the server may have forgotten it.
 --
 -- Invariant: a lock comes back as it was, with its token and its number; where its name has another holder by
 -- now, the higher token keeps it, and the other one has lost it, and is told. What is past its deadline does not
@@ -7,7 +7,8 @@
 --
 -- ARGV[6]  the host
 -- ARGV[7]  'more' or 'all': whether this host has said everything then
--- ARGV[8]  'd', 'o' or 's': a directory that leads to a lock, a lock, a session; directories from the top
+-- ARGV[8]  's', 'r' or 'o', in this order: a session, what was released, a lock or a directory that leads to one;
+--          directories from the top
 -- ARGV[9]  its number, or the session's name
 -- ARGV[10] its record
 -- ARGV[11] its note or target; of a session the names that it lost
@@ -93,6 +94,13 @@ local function object_again(ino, text, body)
   mine.session = objects[ino] and id or ''
 end
 
+local function release_again(ino, text)
+  local o = object(ino)
+  if not o or o.token ~= parse_object(ino, text).token then return end
+  if o.kind == DIRECTORY and has_entries(ino) then return end
+  for _, spot in ipairs(o.places) do release(o, spot.parent, spot.name) end
+end
+
 step('reassert', function()
   back = 0
   local reply = before()
@@ -100,6 +108,8 @@ step('reassert', function()
   for i = 8, #ARGV, 4 do
     if ARGV[i] == 's' then
       session_again(ARGV[i + 1], ARGV[i + 2], ARGV[i + 3])
+    elseif ARGV[i] == 'r' then
+      release_again(ARGV[i + 1], ARGV[i + 2])
     else
       object_again(ARGV[i + 1], ARGV[i + 2], ARGV[i + 3])
     end

@@ -79,13 +79,26 @@ pub(super) struct Answer {
     pub(super) text: Vec<u8>,
 }
 
-/// Whether a step gives something that must be taken back where nobody knows whether it was given.
+/// What a step gives: with `--acks` what counts only when replicas have it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Gives {
-    /// A name to a holder.
+    /// A name to a holder. Where nobody knows whether it was given it must be taken back.
     Name,
+    /// A new token to whoever holds it then; there was a holder before, so nothing is taken back.
+    Token,
     /// Nothing of that kind.
     Nothing,
+}
+
+impl Gives {
+    /// Whether something was given, by what was answered.
+    fn has_given(self, answer: &[u8]) -> bool {
+        match self {
+            Self::Name => answer.first() == Some(&b'E'),
+            Self::Token => answer.first() != Some(&b'R'),
+            Self::Nothing => false,
+        }
+    }
 }
 
 /// Whether a request may wait for the server to come back.
@@ -254,15 +267,19 @@ impl Requests {
 
     /// The server is gone, says a request.
     pub(super) fn lose(&self, why: &str) {
+        self.note_gone(why);
+        self.call_keeper();
+    }
+
+    /// The server is gone, says the keeper, or whoever calls it then.
+    pub(super) fn note_gone(&self, why: &str) {
         let now = self.clock.now().boot;
         let is_new = self.known(|known| {
             let is_new = known.gone.is_none();
             let since = known.gone.as_ref().map_or(now, |gone| gone.since);
-            known.gone = Some(Gone { since, why: why.to_string() });
-            known.is_called = true;
+            known.gone = Some(Gone { since, why: why.to_owned() });
             is_new
         });
-        self.changed.notify_all();
         if is_new {
             self.meters.outages.count();
             log::warn!("redis is gone: {why}");
@@ -461,6 +478,12 @@ impl Requests {
                     String::from_utf8_lossy(&self.prefix)
                 )));
             }
+            // What redis says of a command in a script names neither the command nor the key.
+            Some(Fault::Other) if error.to_string().contains("The user executing the script") => {
+                return Err(StoreError::Failed(format!(
+                    "{error} (ACL SETUSER: give the user all that README.md says)"
+                )));
+            }
             Some(Fault::Other) => return Err(StoreError::Failed(error.to_string())),
             Some(Fault::Denied) => return Err(StoreError::Unavailable(error.to_string())),
             Some(fault) if fault.is_elsewhere() => {
@@ -586,7 +609,7 @@ impl Requests {
                     let (now, event) = (moment(now.map_err(unreadable)?), event.map_err(unreadable)?);
                     self.known(|known| known.last_event = known.last_event.max(event));
                     let answer = Answer { now, text: rest[16..].to_vec() };
-                    if gives == Gives::Name && self.acks > 0 && matches!(answer.text.first(), Some(b'E')) {
+                    if self.acks > 0 && gives.has_given(&answer.text) {
                         *may_have_happened = true;
                         self.await_replicas(seat, deadline)?;
                         *may_have_happened = false;
@@ -630,7 +653,7 @@ impl Requests {
             Ok(other) => {
                 let count = if let Value::Int(count) = other { count } else { 0 };
                 Err(StoreError::Unavailable(format!(
-                    "{count} replicas of redis have it, and {} must (--acks): it is undone",
+                    "{count} replicas of redis have it, and {} must (--acks)",
                     self.acks
                 )))
             }

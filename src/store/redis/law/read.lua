@@ -238,15 +238,16 @@ local function live(ino)
   return o and not is_dead(o) and o or nil
 end
 
--- The path of an entry: names joined by slashes.
+-- The path of an entry: names joined by slashes. The root is not asked, for it has no name.
 local function path_at(parent, name)
-  local names = {name}
-  local o = object(parent)
-  while o and o.places[1] do
-    table.insert(names, 1, o.places[1].name)
-    o = object(o.places[1].parent)
+  local path = name
+  while parent ~= ROOT do
+    local o = object(parent)
+    local above = o and o.places[1]
+    if not above then break end
+    path, parent = above.name .. '/' .. path, above.parent
   end
-  return table.concat(names, '/')
+  return path
 end
 
 -- What a session holds: changes of this step by id, each from ino to its ttl, or to false where it let go.
@@ -373,6 +374,11 @@ end
 local function answer(text)
   local waits = (meta.recover > NOW) and 1 or 0
   return pack('>cdB', 'K', NOW, waits) .. text
+end
+
+-- How many, and how often each kind of event happened.
+local function counts()
+  return pack('>dd', meta.locks, call('HLEN', P .. 's')) .. pack('>dddddddd', spread(meta.tally))
 end
 
 -- Before a function: it knows nothing yet.

@@ -613,8 +613,10 @@ local function before_a_step()
 end
 
 -- The identity of the server's data since it last started, or was promoted (redis.io, INFO, `master_replid`).
-local function replication_id()
-  return string.match(call('INFO', 'replication'), 'master_replid:(%x+)')
+-- Also says how many replicas are connected.
+local function replication()
+  local info = call('INFO', 'replication')
+  return string.match(info, 'master_replid:(%x+)'), tonumber(string.match(info, 'connected_slaves:(%d+)') or 0)
 end
 
 -- The same for a step that gives tokens. They must be above all that another server, or this one before its
@@ -622,7 +624,7 @@ end
 local function before_a_grant()
   local reply = before_a_step()
   if reply then return reply end
-  if replication_id() ~= meta.replid then return 'F' end
+  if replication() ~= meta.replid then return 'F' end
 end
 
 -- Writes the step, and answers with its outcome and all that it changed.
