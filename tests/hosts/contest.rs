@@ -20,8 +20,8 @@ use crate::common::job::{Job, Turn};
 use crate::common::{Tree, sys};
 use crate::history::{End, Hold, Law, Stamp, Tokens, parse, violations};
 
-/// The lock that all fight over. Also a directory of such a name is a lock, which expires.
-const LOCK: &str = "contended.lock";
+/// The lock that all fight over. A directory of such a name is a lock too, which expires.
+pub(crate) const LOCK: &str = "contended.lock";
 
 /// How long a contender tries.
 const LIMIT: Duration = Duration::from_secs(55);
@@ -48,10 +48,21 @@ pub(crate) enum Way {
 pub(crate) struct Contest {
     /// How many contenders each host has.
     pub(crate) contenders: usize,
-    /// How often each of them raises the counter.
+    /// How often each of them raises the counter; where locks may be lost, they go on until it is enough.
     pub(crate) rounds: usize,
     pub(crate) way: Way,
     pub(crate) tokens: Tokens,
+    pub(crate) losses: Losses,
+}
+
+/// Whether a holder may lose its lock.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Losses {
+    /// It may not.
+    Wrong,
+    /// By expiry, of this ttl, while its daemon stands still. It may be inside still when another is: what they do
+    /// there is left out, and the history alone judges.
+    AfterTtl(Duration),
 }
 
 /// What is said by who did not get what it called for.
@@ -84,7 +95,7 @@ impl From<io::Error> for No {
 impl Contest {
     /// A contest of jobs, with tokens that rise.
     pub(crate) fn of(way: Way) -> Self {
-        Self { contenders: 2, rounds: 10, way, tokens: Tokens::Rise }
+        Self { contenders: 2, rounds: 10, way, tokens: Tokens::Rise, losses: Losses::Wrong }
     }
 
     /// Runs it on as many hosts.
@@ -101,7 +112,9 @@ impl Contest {
         for number in 0..self.contenders {
             for (host, tree) in hosts.trees().iter().enumerate() {
                 let me = format!("contender.{host}.{number}");
-                let path = if number % 2 == 0 { Path::new("") } else { Path::new(".sessions") };
+                // A session of which nothing is heard for its ttl is over.
+                let is_plain = number % 2 == 0 || self.losses != Losses::Wrong;
+                let path = if is_plain { Path::new("") } else { Path::new(".sessions") };
                 jobs.push(Job::start(0, |turn| {
                     self.contend(turn, &arena, tree, &format!("h{host}"), me, path)
                 }));
@@ -123,13 +136,17 @@ impl Contest {
             resume_unwind(panic);
         }
         let holds = parse(&arena.read("history"));
-        let found = violations(&holds, Law { ttl: Duration::from_secs(300), tokens: self.tokens });
+        let ttl = if let Losses::AfterTtl(ttl) = self.losses { ttl } else { Duration::from_secs(300) };
+        let found = violations(&holds, Law { ttl, tokens: self.tokens });
         assert!(found.is_empty(), "{} violations:\n{}", found.len(), found.join("\n"));
-        arena.judge(raised);
-        assert_eq!(holds.len(), raised);
+        if self.losses == Losses::Wrong {
+            arena.judge(raised);
+            assert_eq!(holds.len(), raised);
+        } else {
+            arena.judge(0);
+        }
         for (number, tree) in hosts.trees().iter().enumerate() {
-            let held = holds.iter().filter(|hold| hold.host == format!("h{number}"));
-            assert_eq!(held.count(), self.contenders * self.rounds);
+            assert!(holds.iter().any(|hold| hold.host == format!("h{number}")), "h{number} never got it");
             let left: Vec<_> =
                 fs::read_dir(tree.root()).unwrap().map(|entry| entry.unwrap().file_name()).collect();
             assert!(
@@ -153,19 +170,26 @@ impl Contest {
             own: place.join(&me),
             hand: Hand::of(self.way, &place, &me),
             me,
+            losses: self.losses,
             limit: Instant::now() + LIMIT,
         };
         turn.pause();
         contender.limit = Instant::now() + LIMIT;
-        for _ in 0..self.rounds {
+        let is_over = |round| match self.losses {
+            Losses::Wrong => round == self.rounds,
+            Losses::AfterTtl(_) => arena.path().join("enough").exists(),
+        };
+        for _ in (0..).take_while(|&round| !is_over(round)) {
             let Some(hold) = contender.acquire() else { return };
-            contender.raise();
+            match self.losses {
+                Losses::Wrong => contender.raise(),
+                Losses::AfterTtl(_) => contender.nap(),
+            }
             contender.let_go(hold);
         }
         drop(contender.hand);
-        match contender.own.exists() {
-            true => fs::remove_file(&contender.own).unwrap(),
-            false => {}
+        if contender.own.exists() {
+            fs::remove_file(&contender.own).unwrap();
         }
         if has_session {
             fs::remove_dir(&place).unwrap();
@@ -203,6 +227,24 @@ impl Progress<'_> {
         self.wait_until("somebody is told that redis is gone", || self.refusals() > before);
     }
 
+    /// Waits until a host holds it once more.
+    pub(crate) fn wait_for_a_hold_of(&self, host: &str) {
+        let word = format!("begin {host} ");
+        let holds = || self.arena.read("history").lines().filter(|line| line.starts_with(&word)).count();
+        let before = holds();
+        self.wait_until(&format!("{host} gets it"), || holds() > before);
+    }
+
+    /// How many holds were lost.
+    pub(crate) fn losses(&self) -> usize {
+        self.arena.read("history").lines().filter(|line| line.contains(" lost ")).count()
+    }
+
+    /// Ends a contest that goes on until it is enough.
+    pub(crate) fn enough(&self) {
+        self.arena.note("enough", "");
+    }
+
     /// How many calls were told that nobody knows.
     pub(crate) fn refusals(&self) -> usize {
         self.arena.read("unknown").lines().count()
@@ -227,6 +269,7 @@ struct Contender<'a> {
     info: PathBuf,
     own: PathBuf,
     hand: Hand,
+    losses: Losses,
     limit: Instant,
 }
 
@@ -257,11 +300,36 @@ impl Contender<'_> {
         }
     }
 
+    /// Holds it; `None` where something is wrong.
     fn acquire(&mut self) -> Option<Hold> {
-        let asked = loop {
+        loop {
+            let asked = self.take()?;
+            let begin = Stamp::now();
+            let token = self.until_told("token", |all| Ok(all.hand.token(&all.lock, &all.info)?));
+            let (host, holder, name) = (self.host.clone(), self.me.clone(), LOCK.to_owned());
+            match token {
+                Ok(token) => {
+                    let token = token.parse().unwrap();
+                    let hold = Hold { host, holder, name, token, asked, begin, end: End::Missing };
+                    self.arena.note("history", &hold.begin_line());
+                    return Some(hold);
+                }
+                // It was lost before anything was known of it.
+                Err(No::Stale) if self.losses != Losses::Wrong => {}
+                Err(no) => {
+                    self.wrong(&format!("can't read the token of what it holds: {no:?}"));
+                    return None;
+                }
+            }
+        }
+    }
+
+    /// Acquires it; when it asked.
+    fn take(&mut self) -> Option<Stamp> {
+        loop {
             let asked = Stamp::now();
             match self.hand.acquire(&self.lock, &self.own, &self.me) {
-                Ok(()) => break asked,
+                Ok(()) => return Some(asked),
                 Err(No::Wrong(why)) => {
                     self.wrong(&format!("can't acquire: {why}"));
                     return None;
@@ -276,21 +344,6 @@ impl Contender<'_> {
                     }
                     self.nap();
                 }
-            }
-        };
-        let begin = Stamp::now();
-        let token = self.until_told("token", |all| Ok(all.hand.token(&all.lock, &all.info)?));
-        let (host, holder, name) = (self.host.clone(), self.me.clone(), LOCK.to_owned());
-        match token {
-            Ok(token) => {
-                let token = token.parse().unwrap();
-                let hold = Hold { host, holder, name, token, asked, begin, end: End::Missing };
-                self.arena.note("history", &hold.begin_line());
-                Some(hold)
-            }
-            Err(no) => {
-                self.wrong(&format!("can't read the token of what it holds: {no:?}"));
-                None
             }
         }
     }
@@ -313,7 +366,9 @@ impl Contender<'_> {
         let used = self.until_told("use", |all| all.hand.make_use(&all.lock));
         hold.end = if used.is_ok() { End::Kept(Stamp::now()) } else { End::Lost(Stamp::now()) };
         self.arena.note("history", &hold.end_line());
-        if let Err(no) = used {
+        if let Err(no) = &used
+            && (self.losses == Losses::Wrong || *no != No::Stale)
+        {
             self.wrong(&format!("it lost the lock: {no:?}"));
         }
         let mut doubts = 0;
@@ -326,6 +381,8 @@ impl Contender<'_> {
             Ok(()) => {}
             // It was released the time before, and may be another's by now.
             Err(No::Gone | No::Held) if doubts > 0 => {}
+            // It is free, or another's: it was lost, at the latest since its last use.
+            Err(No::Gone | No::Stale) if self.losses != Losses::Wrong => {}
             Err(no) => self.wrong(&format!("can't release: {no:?}")),
         }
     }
@@ -385,11 +442,7 @@ impl Hand {
                     Ok(_) | Err(No::Held) => {}
                     Err(no) => return Err(no),
                 }
-                match fs::hard_link(own, lock).map_err(No::from) {
-                    Ok(()) => {}
-                    // Nobody knows: it is linked where it has two names.
-                    Err(no) => return Err(no),
-                }
+                fs::hard_link(own, lock)?;
                 fs::remove_file(own).ok();
             }
             Self::Program { .. } => return self.ask("acquire"),
@@ -398,6 +451,9 @@ impl Hand {
     }
 
     fn token(&self, lock: &Path, info: &Path) -> io::Result<String> {
+        if let Self::Open(Some(file)) = self {
+            return sys::fgetxattr(file, "user.lock.token");
+        }
         if !lock.is_symlink() {
             return sys::getxattr(lock, "user.lock.token");
         }

@@ -12,8 +12,10 @@ mod servers;
 mod cluster;
 mod contest;
 mod exclusion;
+mod expiry;
 mod history;
 mod outages;
+mod sight;
 
 use std::path::{Path, PathBuf};
 

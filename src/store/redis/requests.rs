@@ -213,12 +213,11 @@ impl Requests {
 
     /// Notes that the server's clock said `theirs` somewhere between two moments of ours.
     fn compare_clocks(&self, theirs: BootTime, sent: BootTime, received: BootTime) {
-        let ours = sent + received.since(sent) / 2;
-        let offset = i128::from(theirs.as_nanos()) - i128::from(ours.as_nanos());
         let step = self.known(|known| {
-            let before = std::mem::replace(&mut known.offset, offset);
-            known.first_offset.get_or_insert(offset);
-            (before != 0).then_some(offset - before)
+            let before = known.first_offset.map(|_| known.offset);
+            known.offset = offset(before, theirs, sent, received);
+            known.first_offset.get_or_insert(known.offset);
+            before.map(|before| known.offset - before)
         });
         if let Some(step) = step.filter(|step| step.abs() > 500_000_000) {
             log::warn!("the clock of redis has stepped, and leases with it by_ms={}", step / 1_000_000);
@@ -392,7 +391,10 @@ impl Requests {
             Value::BulkString(text) => text,
             other => format!("?{other:?}").into_bytes(),
         };
-        if let [b'K' | b'L', rest @ ..] = text.as_slice()
+        // What these two answer begins with no time.
+        let has_time = !matches!(script, Script::Found | Script::Epoch);
+        if has_time
+            && let [b'K' | b'L', rest @ ..] = text.as_slice()
             && let Ok(theirs) = Reader::new(rest).time()
         {
             self.compare_clocks(theirs, sent, received);
@@ -743,6 +745,17 @@ pub(super) struct Seen {
     pub(super) text: Vec<u8>,
 }
 
+/// The server's clock less ours, in nanoseconds, where it said `theirs` somewhere between two moments of ours. What
+/// was measured before stays where it can be right: a request that waited long says little of the clocks.
+fn offset(before: Option<i128>, theirs: BootTime, sent: BootTime, received: BootTime) -> i128 {
+    let nanos = |moment: BootTime| i128::from(moment.as_nanos());
+    let (least, most) = (nanos(theirs) - nanos(received), nanos(theirs) - nanos(sent));
+    match before {
+        Some(before) if (least..=most).contains(&before) => before,
+        _ => i128::midpoint(least, most),
+    }
+}
+
 /// A moment on the server's clock, of which wall time and lease time are one.
 pub(super) fn moment(boot: BootTime) -> Now {
     Now { boot, wall: WallTime::default() + boot.since(BootTime::default()) }
@@ -763,4 +776,20 @@ const LOST: &str = "the data of redis is not what it was";
 
 fn lost_data() -> StoreError {
     StoreError::Unavailable(LOST.to_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_request_that_waited_long_moves_no_clock() {
+        let at = BootTime::from_nanos;
+        assert_eq!(offset(None, at(1_000), at(100), at(120)), 890);
+        // It was answered before it waited, or after that: neither is news.
+        assert_eq!(offset(Some(890), at(1_900), at(1_000), at(5_000)), 890);
+        assert_eq!(offset(Some(890), at(5_880), at(1_000), at(5_000)), 890);
+        // The server's clock has stepped.
+        assert_eq!(offset(Some(890), at(9_000), at(1_000), at(1_020)), 7_990);
+    }
 }
