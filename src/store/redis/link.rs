@@ -372,7 +372,9 @@ impl Link {
 
 /// The error of a server, as ours.
 pub(super) fn said(address: &Address, error: &redis::ServerError) -> LinkError {
-    let fault = Fault::of(error.code());
+    // In a script nobody gets to hear TRYAGAIN or ASK (script.c of Redis).
+    let is_moving = error.details().is_some_and(|details| details.contains("access a non local key"));
+    let fault = if is_moving { Fault::TryAgain } else { Fault::of(error.code()) };
     let text = match error.details() {
         Some(details) => format!("{} {details}", error.code()),
         None => error.code().to_owned(),

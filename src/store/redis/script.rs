@@ -78,8 +78,8 @@ impl Script {
         self as usize
     }
 
-    /// The command that runs it on the namespace of `key`, by its hash or with its text.
-    pub(super) fn command(self, how: By, key: &[u8], args: &[&[u8]]) -> Cmd {
+    /// The command that runs it on the namespace whose `keys` are those, by its hash or with its text.
+    pub(super) fn command(self, how: By, keys: &[&[u8]], args: &[&[u8]]) -> Cmd {
         let mut command = match how {
             By::Hash => {
                 let mut command = redis::cmd("EVALSHA");
@@ -92,9 +92,9 @@ impl Script {
                 command
             }
         };
-        command.arg(1).arg(key);
-        for arg in args {
-            command.arg(*arg);
+        command.arg(keys.len());
+        for word in keys.iter().chain(args) {
+            command.arg(*word);
         }
         command
     }
