@@ -116,7 +116,8 @@ fn a_grant_is_undone_by_the_next_daemon_of_the_host() {
     assert!(!again.is_free("before"), "what was acknowledged stands");
     eventually("nothing is left to undo", || again.health("acquires_to_undo") == 0);
     drop(again);
-    let left: Vec<_> = std::fs::read_dir(state.path()).unwrap().map(|entry| entry.unwrap().file_name()).collect();
+    let left: Vec<_> =
+        std::fs::read_dir(state.path()).unwrap().map(|entry| entry.unwrap().file_name()).collect();
     assert!(!left.iter().any(|name| name.to_string_lossy().ends_with(".undo")), "{left:?}");
 }
 

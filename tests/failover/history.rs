@@ -5,8 +5,8 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use lockfs::lock::Token;
-use lockfs::table::Refusal;
 use lockfs::store::StoreError;
+use lockfs::table::Refusal;
 
 use crate::world::Host;
 

@@ -163,14 +163,18 @@ fn fail_over(acks: u8) -> Course {
 }
 
 /// Looks at the new primary for what was told.
-fn look_around(hosts: &[&Host; 2], (a, b): (History, History), cut: Instant, primary: &RedisServer) -> Course {
+fn look_around(
+    hosts: &[&Host; 2],
+    (a, b): (History, History),
+    cut: Instant,
+    primary: &RedisServer,
+) -> Course {
     for host in hosts {
         within(Duration::from_secs(20), "nothing is left to undo", || host.health("acquires_to_undo") == 0);
     }
     // Over its socket, which is in no network.
     let witness = Plan::at(&primary.unix_url()).host("witness").open();
-    let losses: Vec<_> =
-        witness.events().into_iter().filter(|event| event.kind == EventKind::Lost).collect();
+    let losses: Vec<_> = witness.events().into_iter().filter(|event| event.kind == EventKind::Lost).collect();
     let (mut missing, mut told, mut ghosts) = (0, 0, 0);
     for history in [&a, &b] {
         for grant in history.grants.iter().filter(|grant| grant.end == End::Held) {
@@ -181,7 +185,8 @@ fn look_around(hosts: &[&Host; 2], (a, b): (History, History), cut: Instant, pri
             }
         }
         for (session, name) in &history.unknown {
-            ghosts += usize::from(witness.holder(name).unwrap().is_some_and(|(holder, _)| holder == *session));
+            ghosts +=
+                usize::from(witness.holder(name).unwrap().is_some_and(|(holder, _)| holder == *session));
         }
     }
     ghosts += CONTESTED.iter().filter(|name| !witness.is_free(name)).count();
@@ -214,10 +219,12 @@ impl Course {
         let all = self.all();
         let first = self.first_epoch();
         let late = |history: &History| {
-            let late = history.grants.iter().filter(|grant| grant.token.epoch() == first && grant.asked > self.cut);
+            let late =
+                history.grants.iter().filter(|grant| grant.token.epoch() == first && grant.asked > self.cut);
             late.count()
         };
-        let majority = self.b.grants.iter().filter(|grant| grant.token.epoch() > first).map(|grant| grant.told);
+        let majority =
+            self.b.grants.iter().filter(|grant| grant.token.epoch() > first).map(|grant| grant.told);
         let majority = majority.min().map(|told| told.saturating_duration_since(self.cut));
         let _ = write!(
             text,
@@ -247,8 +254,10 @@ impl Course {
         let falling = all.falling_tokens();
         assert!(falling.is_empty(), "{} fall: {:?}", falling.len(), &falling[..1]);
         let first = self.first_epoch();
-        let deposed = all.grants.iter().filter(|grant| grant.token.epoch() == first).map(|grant| grant.token).max();
-        let later = all.grants.iter().filter(|grant| grant.token.epoch() != first).map(|grant| grant.token).min();
+        let deposed =
+            all.grants.iter().filter(|grant| grant.token.epoch() == first).map(|grant| grant.token).max();
+        let later =
+            all.grants.iter().filter(|grant| grant.token.epoch() != first).map(|grant| grant.token).min();
         assert!(deposed < later, "{deposed:?} of the deposed primary is below {later:?}");
         assert_eq!(self.ghosts, 0, "what its caller was told it has not got, or has released, is free");
         let last = self.last_minority_grant();

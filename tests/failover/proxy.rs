@@ -69,7 +69,8 @@ impl Proxy {
                 if shared.state().is_over {
                     return;
                 }
-                let (Ok(client), Ok(server)) = (client, TcpStream::connect((Ipv4Addr::LOCALHOST, port))) else {
+                let (Ok(client), Ok(server)) = (client, TcpStream::connect((Ipv4Addr::LOCALHOST, port)))
+                else {
                     continue;
                 };
                 join(client, server, &shared);
@@ -134,37 +135,47 @@ fn join(client: TcpStream, server: TcpStream, wire: &Arc<Wire>) {
     let (shared, caught) = (Arc::clone(wire), Arc::clone(&loss));
     thread::spawn(move || {
         let (mut client, mut server) = up;
-        pump(&mut client, &mut server, |bytes| {
-            let trap = &mut shared.state().trap;
-            let met = trap.take_if(|(wanted, _)| bytes.windows(wanted.len()).any(|part| part == *wanted));
-            if let Some((_, loss)) = met {
-                caught.store(loss as u8, Ordering::SeqCst);
-                true
-            } else {
-                false
-            }
-        }, |is_caught| {
-            if is_caught {
-                shared.set(|state| state.caught += 1);
-            }
-            let is_late = caught.load(Ordering::SeqCst) == Loss::Late as u8;
-            shared.wait_while(|state| state.keeps_requests || (is_late && state.keeps_late));
-            Pass::On
-        });
+        pump(
+            &mut client,
+            &mut server,
+            |bytes| {
+                let trap = &mut shared.state().trap;
+                let met = trap.take_if(|(wanted, _)| bytes.windows(wanted.len()).any(|part| part == *wanted));
+                if let Some((_, loss)) = met {
+                    caught.store(loss as u8, Ordering::SeqCst);
+                    true
+                } else {
+                    false
+                }
+            },
+            |is_caught| {
+                if is_caught {
+                    shared.set(|state| state.caught += 1);
+                }
+                let is_late = caught.load(Ordering::SeqCst) == Loss::Late as u8;
+                shared.wait_while(|state| state.keeps_requests || (is_late && state.keeps_late));
+                Pass::On
+            },
+        );
         // What was asked is carried out although nobody waits for it.
         let _ = server.shutdown(Shutdown::Write);
     });
     let shared = Arc::clone(wire);
     thread::spawn(move || {
         let (mut client, mut server) = down;
-        pump(&mut server, &mut client, |_| false, |_| {
-            shared.wait_while(|state| state.keeps_replies);
-            match loss.load(Ordering::SeqCst) {
-                lost if lost == Loss::Closed as u8 => Pass::End,
-                lost if lost == Loss::Silent as u8 => Pass::Not,
-                _ => Pass::On,
-            }
-        });
+        pump(
+            &mut server,
+            &mut client,
+            |_| false,
+            |_| {
+                shared.wait_while(|state| state.keeps_replies);
+                match loss.load(Ordering::SeqCst) {
+                    lost if lost == Loss::Closed as u8 => Pass::End,
+                    lost if lost == Loss::Silent as u8 => Pass::Not,
+                    _ => Pass::On,
+                }
+            },
+        );
         let _ = client.shutdown(Shutdown::Both);
     });
 }

@@ -23,7 +23,10 @@ fn plan(server: &RedisServer, host: &str) -> Plan {
 
 /// What a host holds: so many locks.
 fn holdings(host: &Host, count: usize) -> Vec<(String, Token)> {
-    (0..count).map(|number| format!("{}-{number}", host.name)).map(|name| (name.clone(), host.get(&name))).collect()
+    (0..count)
+        .map(|number| format!("{}-{number}", host.name))
+        .map(|name| (name.clone(), host.get(&name)))
+        .collect()
 }
 
 fn assert_held(host: &Host, locks: &[(String, Token)]) {
@@ -197,10 +200,7 @@ fn what_was_released_since_a_backup_is_free() {
     host.get("lock");
     let kept = host.get("kept");
     server.command(&["SAVE"]);
-    let rmdir = Command::Rmdir {
-        caller: caller("session-a"),
-        spot: spot("directory"),
-    };
+    let rmdir = Command::Rmdir { caller: caller("session-a"), spot: spot("directory") };
     assert_eq!(host.execute(&rmdir), Ok(Ok(Reply::Done)));
     assert_eq!(host.release("lock"), Ok(Ok(Reply::Done)));
     server.restart();

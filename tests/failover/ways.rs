@@ -105,7 +105,8 @@ fn a_right_that_is_missing_is_named() {
     let server = RedisServer::options().users(&[&user(ALLOWED)]).start();
     let plan = Plan::at(&server.url_as("locks", "hunter2"));
     // Of what a script does redis says only that something is missing.
-    let named = [("evalsha", "evalsha"), ("info", "info"), ("xadd", "README.md"), ("zrangebyscore", "README.md")];
+    let named =
+        [("evalsha", "evalsha"), ("info", "info"), ("xadd", "README.md"), ("zrangebyscore", "README.md")];
     for (command, word) in named {
         server.command(&["ACL", "SETUSER", "locks", &format!("-{command}")]);
         let error = plan.try_open().and_then(|host| live_a_day(&host)).expect_err("a right is missing");
@@ -191,7 +192,8 @@ fn a_slot_may_move_while_locks_are_taken() {
                     }
                     // Each has a session of its own: steps begin keys, and end them.
                     let session = format!("{host}-{}", turn % 7);
-                    let name = if turn % 3 == 0 { format!("{host}-{turn}") } else { format!("both-{}", turn % 5) };
+                    let name =
+                        if turn % 3 == 0 { format!("{host}-{turn}") } else { format!("both-{}", turn % 5) };
                     if history.acquire(store, &session, &name) {
                         granted.fetch_add(1, Ordering::Relaxed);
                         if turn % 3 != 0 || turn % 2 == 0 {
@@ -222,7 +224,9 @@ fn a_slot_may_move_while_locks_are_taken() {
     for grant in &held {
         assert_eq!(a.holder(&grant.name), Ok(Some((grant.session.clone(), grant.token))));
     }
-    eventually("nothing is left to undo", || [&a, &b].iter().all(|host| host.health("acquires_to_undo") == 0));
+    eventually("nothing is left to undo", || {
+        [&a, &b].iter().all(|host| host.health("acquires_to_undo") == 0)
+    });
     let listed = a.store.list(Ino::ROOT, None, 10_000).unwrap().unwrap();
     assert_eq!(listed.len(), held.len(), "and no more");
     assert_eq!(a.store.counts().unwrap().locks, held.len() as u64);
@@ -248,8 +252,10 @@ fn a_step_that_meets_a_key_on_its_way_has_written_nothing() {
         let moved = ["MIGRATE", &new.address().to_string(), &new.port().to_string(), &key(gone), "0", "5000"];
         assert_eq!(old.command(&moved), "OK");
         // All but what hosts say of themselves.
-        let kept = ["meta", "o", "s", "n", "x", "y", "d:\0\0\0\0\0\0\0\u{1}", "l:\0\0\0\0\0\0\0\u{1}"].map(key);
-        let words: Vec<_> = ["DEBUG", "DIGEST-VALUE"].into_iter().chain(kept.iter().map(String::as_str)).collect();
+        let kept =
+            ["meta", "o", "s", "n", "x", "y", "d:\0\0\0\0\0\0\0\u{1}", "l:\0\0\0\0\0\0\0\u{1}"].map(key);
+        let words: Vec<_> =
+            ["DEBUG", "DIGEST-VALUE"].into_iter().chain(kept.iter().map(String::as_str)).collect();
         let digest = || old.command(&words);
         let there = digest();
         let answer = host.acquire("lock");

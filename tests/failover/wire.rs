@@ -180,7 +180,8 @@ fn nobody_waits_longer_for_a_connection_than_for_a_command() {
     thread::scope(|scope| {
         for number in 0..8 {
             let host = &host;
-            scope.spawn(move || host.acquire(&format!("lock-{number}")).expect_err("the server stands still"));
+            scope
+                .spawn(move || host.acquire(&format!("lock-{number}")).expect_err("the server stands still"));
         }
     });
     assert!(start.elapsed() < SHORT * 2, "{:?}", start.elapsed());
