@@ -69,7 +69,7 @@ fn a_store_works_by_socket_by_tls_and_in_a_database() {
 
 /// What a user of Redis must be allowed; README.md says the same.
 const ALLOWED: &str = "+fcall +function|load +info +time +get +set +exists +del +unlink +pexpire +hget +hmget +hset +hdel \
-    +hkeys +hlen +zadd +zrem +zrange +zrangebylex +zrangebyscore +zscore +sadd +srem +scard +sismember +rpush \
+    +hkeys +hlen +zadd +zrem +zremrangebyrank +zrange +zrangebylex +zrangebyscore +zscore +sadd +srem +scard +sismember +rpush \
     +lrange +xadd +xrange +xread +wait +client|setname +client|id +client|unblock";
 
 fn user(allowed: &str) -> String {
