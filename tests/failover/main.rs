@@ -10,11 +10,15 @@
 //! | `acks` | replicas that do not answer: a grant that they have not is undone |
 //! | `wire` | replies lost, requests late, servers stopped |
 //! | `restarts` | servers that come back, with their data or without |
+//! | `mounts` | what programs see of it |
 //! | `ways` | TLS, sockets, users, databases, clusters |
 //! | `world`, `history`, `proxy` | who acts; what they did, and whether it may be; a wire that can be broken |
 
 mod acks;
+#[path = "../common/mod.rs"]
+mod common;
 mod history;
+mod mounts;
 mod partition;
 mod proxy;
 mod restarts;

@@ -156,6 +156,7 @@ fn who_comes_back_too_late_has_lost_what_another_got_and_is_told() {
     proxy.mend();
     eventually("a says what it holds", || a.holds("y", y));
     assert!(b.holds("x", of_b), "the higher token keeps it");
+    eventually("b has heard of the loss", || b.count(EventKind::Lost, "x") == 1);
     let lost: Vec<_> = b.events_of("x").into_iter().filter(|event| event.kind == EventKind::Lost).collect();
     assert_eq!(lost.len(), 1, "{lost:?}");
     assert_eq!((lost[0].token, lost[0].session.as_ref().map(|id| id.as_str())), (Some(x), Some("session-a")));

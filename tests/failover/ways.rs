@@ -1,12 +1,15 @@
 //! Ways to a server: TLS, sockets, users who may do little, passwords that change, databases, clusters.
 
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::thread;
 use std::time::Duration;
 
-use lockfs::lock::Token;
-use lockfs::store::StoreError;
+use lockfs::lock::{Ino, Token};
 use lockfs::store::redis::{Endpoint, Tls};
+use lockfs::store::{LockStore, StoreError};
 use lockfs::table::{Command, Refusal, Reply};
 
+use crate::history::{End, History};
 use crate::servers::cluster::RedisCluster;
 use crate::servers::redis::RedisServer;
 use crate::servers::{eventually, tls};
@@ -65,7 +68,7 @@ fn a_store_works_by_socket_by_tls_and_in_a_database() {
 }
 
 /// What a user of Redis must be allowed; README.md says the same.
-const ALLOWED: &str = "+evalsha +eval +info +time +get +set +exists +del +unlink +pexpire +hget +hset +hdel \
+const ALLOWED: &str = "+fcall +function|load +info +time +get +set +exists +del +unlink +pexpire +hget +hmget +hset +hdel \
     +hkeys +hlen +zadd +zrem +zrange +zrangebylex +zrangebyscore +zscore +sadd +srem +scard +sismember +rpush \
     +lrange +xadd +xrange +xread +wait +client|setname +client|id +client|unblock";
 
@@ -102,8 +105,7 @@ fn a_right_that_is_missing_is_named() {
     let server = RedisServer::options().users(&[&user(ALLOWED)]).start();
     let plan = Plan::at(&server.url_as("locks", "hunter2"));
     // Of what a script does redis says only that something is missing.
-    let named =
-        [("evalsha", "evalsha"), ("info", "info"), ("xadd", "README.md"), ("zrangebyscore", "README.md")];
+    let named = [("fcall", "fcall"), ("info", "info"), ("xadd", "README.md"), ("zrangebyscore", "README.md")];
     for (command, word) in named {
         server.command(&["ACL", "SETUSER", "locks", &format!("-{command}")]);
         let error = plan.try_open().and_then(|host| live_a_day(&host)).expect_err("a right is missing");
@@ -166,5 +168,103 @@ fn a_store_on_a_cluster_follows_its_slot() {
         assert!(a.holds("x", x) && b.holds("y", y));
         eventually("b goes on", || b.acquire("new") == Ok(Err(Refusal::Exists)));
         assert_eq!(a.release("new"), Ok(Ok(Reply::Done)));
+    }
+}
+
+#[test]
+fn a_slot_may_move_while_locks_are_taken() {
+    let cluster = RedisCluster::start();
+    let nodes: Vec<_> = cluster.urls().iter().map(|url| url.replace("redis://", "")).collect();
+    let plan = Plan::at(&format!("redis+cluster://{}", nodes.join(",")));
+    let [a, b] = ["a", "b"].map(|name| plan.clone().host(name).open());
+    let key = "lockfs:{test}:meta";
+    let home = cluster.node_of(key);
+    let (is_over, granted) = (AtomicBool::new(false), AtomicUsize::new(0));
+    let history = thread::scope(|scope| {
+        let act = |host: &'static str, store| {
+            let (is_over, granted) = (&is_over, &granted);
+            scope.spawn(move || {
+                let mut history = History::default();
+                for turn in 0.. {
+                    if is_over.load(Ordering::Relaxed) {
+                        break;
+                    }
+                    // Each has a session of its own: steps begin keys, and end them.
+                    let session = format!("{host}-{}", turn % 7);
+                    let name =
+                        if turn % 3 == 0 { format!("{host}-{turn}") } else { format!("both-{}", turn % 5) };
+                    if history.acquire(store, &session, &name) {
+                        granted.fetch_add(1, Ordering::Relaxed);
+                        if turn % 3 != 0 || turn % 2 == 0 {
+                            history.release_last(store);
+                        }
+                    }
+                }
+                history
+            })
+        };
+        let threads = [act("a", &a), act("a2", &a), act("b", &b), act("b2", &b)];
+        for step in 0..3 {
+            let before = granted.load(Ordering::Relaxed);
+            eventually("grants go on", || granted.load(Ordering::Relaxed) > before + 100);
+            let [from, to] = [home + step, home + step + 1].map(|node| node % nodes.len());
+            cluster.move_slot(cluster.slot_of(key), from, to);
+        }
+        let before = granted.load(Ordering::Relaxed);
+        eventually("grants go on", || granted.load(Ordering::Relaxed) > before + 100);
+        is_over.store(true, Ordering::Relaxed);
+        History::merge(threads.map(|thread| thread.join().unwrap()))
+    });
+    println!("{} grants, {} failed, {} unknown", history.grants.len(), history.failed, history.unknown.len());
+    assert_eq!(history.repeated_tokens(), []);
+    assert!(history.falling_tokens().is_empty() && history.overlaps().is_empty());
+    let held: Vec<_> = history.grants.iter().filter(|grant| grant.end == End::Held).collect();
+    assert!(history.grants.iter().all(|grant| grant.end != End::Lost));
+    for grant in &held {
+        assert_eq!(a.holder(&grant.name), Ok(Some((grant.session.clone(), grant.token))));
+    }
+    eventually("nothing is left to undo", || {
+        [&a, &b].iter().all(|host| host.health("acquires_to_undo") == 0)
+    });
+    let listed = a.store.list(Ino::ROOT, None, 10_000).unwrap().unwrap();
+    assert_eq!(listed.len(), held.len(), "and no more");
+    assert_eq!(a.store.counts().unwrap().locks, held.len() as u64);
+}
+
+#[test]
+fn a_step_that_meets_a_key_on_its_way_has_written_nothing() {
+    let cluster = RedisCluster::start();
+    let nodes: Vec<_> = cluster.urls().iter().map(|url| url.replace("redis://", "")).collect();
+    let plan = Plan::at(&format!("redis+cluster://{}", nodes.join(","))).limit(Duration::from_millis(500));
+    let host = plan.open();
+    let before = host.get("before");
+    let key = |name| format!("lockfs:{{test}}:{name}");
+    let home = cluster.node_of(&key("meta"));
+    let slot = cluster.slot_of(&key("meta"));
+    // What a step writes last has gone, or what it writes earlier.
+    for (step, gone) in ["events", "h:session-a"].into_iter().enumerate() {
+        let [from, to] = [home + step, home + step + 1].map(|node| node % nodes.len());
+        let [old, new] = [from, to].map(|node| &cluster.nodes[node]);
+        let [old_id, new_id] = [old, new].map(|node| node.command(&["CLUSTER", "MYID"]));
+        new.command(&["CLUSTER", "SETSLOT", &slot.to_string(), "IMPORTING", &old_id]);
+        old.command(&["CLUSTER", "SETSLOT", &slot.to_string(), "MIGRATING", &new_id]);
+        let moved = ["MIGRATE", &new.address().to_string(), &new.port().to_string(), &key(gone), "0", "5000"];
+        assert_eq!(old.command(&moved), "OK");
+        // All but what hosts say of themselves.
+        let kept =
+            ["meta", "o", "s", "n", "x", "y", "d:\0\0\0\0\0\0\0\u{1}", "l:\0\0\0\0\0\0\0\u{1}"].map(key);
+        let words: Vec<_> =
+            ["DEBUG", "DIGEST-VALUE"].into_iter().chain(kept.iter().map(String::as_str)).collect();
+        let digest = || old.command(&words);
+        let there = digest();
+        let answer = host.acquire("lock");
+        assert!(matches!(answer, Err(StoreError::Unavailable(_))), "certainly not acquired: {answer:?}");
+        assert!(matches!(host.release("before"), Err(StoreError::Unavailable(_))));
+        assert_eq!(digest(), there, "half a step was written");
+        cluster.move_slot(slot, from, to);
+        eventually("grants go on", || host.acquire("lock").is_ok_and(|answer| answer.is_ok()));
+        assert!(host.holds("before", before));
+        assert_eq!(host.release("lock"), Ok(Ok(Reply::Done)));
+        assert_eq!(host.store.counts().unwrap().locks, 1);
     }
 }

@@ -97,6 +97,7 @@ fn a_request_that_comes_late_is_not_carried_out_again() {
     host.get("lock");
     assert!(proxy.has_caught());
     assert_eq!(host.release("lock"), Ok(Ok(Reply::Done)));
+    eventually("its events are heard", || host.events_of("lock").len() == 2);
     let before = host.events_of("lock");
     proxy.let_go();
     // Whatever is asked now is behind it on the server or beside it: it has had its turn a command later.

@@ -212,7 +212,7 @@ impl Host {
     /// A number of its health.
     pub(crate) fn health(&self, key: &str) -> u64 {
         let health = self.store.health();
-        let found = health.details.iter().find(|(name, _)| *name == key);
-        found.unwrap_or_else(|| panic!("{key} is told")).1.parse().expect("a number")
+        let found = health.facts.iter().find(|fact| fact.key == key);
+        found.unwrap_or_else(|| panic!("{key} is told")).value.to_string().parse().expect("a number")
     }
 }

@@ -374,6 +374,8 @@ pub(super) fn said(address: &Address, error: &redis::ServerError) -> LinkError {
     let fault = match error.details() {
         // The one error that has no word of its own (functions.c, `fcallCommandGeneric`).
         Some("Function not found") => Fault::NoFunction,
+        // In a function nobody gets to hear TRYAGAIN or ASK (script.c of Redis).
+        Some(details) if details.contains("access a non local key") => Fault::TryAgain,
         _ => Fault::of(error.code()),
     };
     let text = match error.details() {

@@ -17,6 +17,7 @@ use std::time::Duration;
 use redis::Value;
 
 use super::codec::{Malformed, Reader};
+use super::endpoint::Place;
 use super::handshake::Server;
 use super::link::{Fault, Link, LinkError};
 use super::meters::Meters;
@@ -122,6 +123,8 @@ pub(super) struct Requests {
     /// The key of this daemon's answers.
     answers: Vec<u8>,
     acks: u8,
+    /// Whether the namespace may move to another node while it is used.
+    moves: bool,
     seats: Mutex<Vec<Seat>>,
     last_seat: Mutex<u32>,
     known: Mutex<Known>,
@@ -150,6 +153,7 @@ impl Requests {
             is_called: false,
         };
         Self {
+            moves: matches!(primary.endpoint().place, Place::Cluster { .. }),
             primary,
             clock,
             meters: Meters::default(),
@@ -375,7 +379,9 @@ impl Requests {
         limit: Duration,
     ) -> Result<Vec<u8>, LinkError> {
         let sent = self.clock.now().boot;
-        let command = script.command(&self.meta, args);
+        let keys = [self.meta.as_slice(), &self.meta];
+        let keys = if self.moves { &keys[..] } else { &keys[..1] };
+        let command = script.command(keys, args);
         let mut answer = link.query_within(&command, limit);
         if answer.as_ref().is_err_and(|error| error.fault() == Some(Fault::NoFunction)) {
             match link.query_within(&script::load(), limit) {

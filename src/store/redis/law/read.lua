@@ -8,6 +8,7 @@
 -- are compared for equality only: `<` on strings follows the server's locale.
 --
 -- KEYS[1]  P .. 'meta', where P is `lockfs:{NAMESPACE}:`; every other key begins with P and lies in its slot
+-- KEYS[2]  the same again where slots may move: on a cluster
 -- ARGV[1]  the generation of the data that the daemon knows
 
 -- Set when a function starts: while the server loads a library it has nothing but `redis`, and not all of that.

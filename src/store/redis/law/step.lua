@@ -627,9 +627,28 @@ local function before_a_grant()
   if replication() ~= meta.replid then return 'F' end
 end
 
+-- Asks for every key that is about to be written. While a slot of a cluster moves, its keys do so one by one, and
+-- what is not here may be there already: the server then ends the script, which must not have written half a step.
+local function reach()
+  local keys = {KEYS[1], ARGV[3]}
+  local function add(key) keys[#keys + 1] = key end
+  if next(dirty.objects) then add(P .. 'o') end
+  if next(bodies) then add(P .. 'b') end
+  if next(dirty.sessions) then add(P .. 's') end
+  if events[1] then add(P .. 'events') end
+  for ino in pairs(dirty.dirs) do add(P .. 'd:' .. ino) end
+  for id in pairs(dirty.sessions) do add(P .. 'lost:' .. id) end
+  for _, write in ipairs(queue) do
+    add(write[2])
+    if write[1] == 'DEL' and write[3] then add(write[3]) end
+  end
+  call('EXISTS', spread(keys))
+end
+
 -- Writes the step, and answers with its outcome and all that it changed.
 local function finish(outcome)
   settle_sessions()
+  if KEYS[2] then reach() end
   local parts, text = {}
   for ino in pairs(dirty.objects) do
     text = objects[ino].text or write_object(objects[ino])
