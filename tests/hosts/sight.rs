@@ -259,9 +259,26 @@ fn the_events_of_both_are_the_same_in_the_same_order() {
             });
         }
     });
-    let events = [a, b].map(|tree| fs::read_to_string(tree.path(".lockfs/events")).unwrap());
-    assert_eq!(events[0], events[1]);
-    assert_eq!(events[0].lines().filter(|line| line.contains(" acquire ")).count(), 40);
+    let events = |tree: &Tree| fs::read_to_string(tree.path(".lockfs/events")).unwrap();
+    for tree in [a, b] {
+        eventually("all are heard", || events(tree).matches(" release ").count() == 40);
+    }
+    assert_eq!(events(a), events(b));
+    assert_eq!(events(a).matches(" acquire ").count(), 40);
+}
+
+#[test]
+fn a_host_that_comes_later_tells_the_recent_history_too() {
+    let hosts = two_hosts();
+    in_job(0, || {
+        drop(File::create_new(hosts[0].path("f")).unwrap());
+        fs::remove_file(hosts[0].path("f")).unwrap();
+    });
+    let mut late = hosts.prepare("late", &[], &[]);
+    late.mount();
+    let events = |tree: &Tree| fs::read_to_string(tree.path(".lockfs/events")).unwrap();
+    eventually("it tells all", || events(&late) == events(&hosts[0]));
+    assert_eq!(events(&late).lines().count(), 2);
 }
 
 #[test]
