@@ -7,7 +7,7 @@
 -- ARGV[2]  the highest epoch that the daemon has seen
 -- ARGV[3]  for how many microseconds hosts may say what they hold before anything is granted
 -- ARGV[4]  a host that was last seen this many microseconds before the last one seen is not waited for
--- Returns  'G', or 'K' and the epoch
+-- Returns  'G', or 'K', the epoch, and the identity of the server's data since it last started or was promoted
 
 if is_foreign() then return 'G' end
 local replid = replication_id()
@@ -23,4 +23,4 @@ if replid ~= meta.replid then
   end
   save_meta()
 end
-return 'K' .. pack('>I4', meta.epoch)
+return 'K' .. pack('>I4', meta.epoch) .. replid

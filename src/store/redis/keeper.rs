@@ -159,15 +159,18 @@ impl Keeper {
             told => told?,
         };
         let generation = self.requests.known(|known| known.generation).unwrap_or_default();
-        let mut raised = self.raise_epoch()?;
+        let (mut raised, mut history) = self.raise_epoch()?;
         if self.state(|state| state.settled) != Some((generation, raised)) {
             self.reassert()?;
             // Another server may have come while we spoke.
-            raised = self.raise_epoch()?;
+            (raised, history) = self.raise_epoch()?;
             self.state(|state| state.settled = Some((generation, raised)));
             self.memory.write(&generation, raised, self.requests.known(|known| known.last_event));
         }
-        self.requests.known(|known| known.epoch = known.epoch.max(raised).max(epoch));
+        self.requests.known(|known| {
+            known.epoch = known.epoch.max(raised).max(epoch);
+            known.settled = Some(history);
+        });
         Ok(())
     }
 
@@ -238,15 +241,19 @@ impl Keeper {
         Ok(())
     }
 
-    /// Makes sure that tokens go on above all that were given, whatever server answers now; returns the epoch.
-    fn raise_epoch(&self) -> Result<u32, StoreError> {
+    /// Makes sure that tokens go on above all that were given, whatever server answers now; returns the epoch,
+    /// and which history of the data that is.
+    fn raise_epoch(&self) -> Result<(u32, String), StoreError> {
         let (generation, epoch) = self.requests.known(|known| (known.generation.unwrap_or_default(), known.epoch));
         let numbers = [epoch.to_string(), SETTLING.as_micros().to_string(), SILENCE.as_micros().to_string()];
         let mut args: Vec<&[u8]> = vec![&generation];
         args.extend(numbers.iter().map(String::as_bytes));
         let answer = self.requests.run(Script::Epoch, &args)?;
         match answer.split_first() {
-            Some((b'K', epoch)) => Reader::new(epoch).u32().map_err(unreadable),
+            Some((b'K', rest)) if rest.len() > 4 => {
+                let epoch = Reader::new(rest).u32().map_err(unreadable)?;
+                Ok((epoch, String::from_utf8_lossy(&rest[4..]).into_owned()))
+            }
             _ => Err(StoreError::Unavailable("redis has lost the namespace".to_owned())),
         }
     }
@@ -304,7 +311,7 @@ impl Keeper {
             None => false,
         };
         // Another server may have come while we spoke: it was not told of all.
-        if has_replicas && self.raise_epoch()? == epoch {
+        if has_replicas && self.raise_epoch()?.0 == epoch {
             list.remove_done(epoch);
         }
         Ok(())
