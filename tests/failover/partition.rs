@@ -199,7 +199,7 @@ fn look_around(
         .filter(|(_, (_, token))| !is_known(*token))
         .collect();
     for (name, (session, token)) in &ghosts {
-        println!("{name} is held by {session} with {token}: {:?}", witness.events_of(name));
+        println!("{name} is held by {session} with {token}: {:?}", witness.events_of(name).last());
     }
     let ghosts = ghosts.len();
     let reasserted = hosts.iter().map(|host| host.health("reasserted")).sum();

@@ -12,7 +12,7 @@ use crate::servers::eventually;
 use crate::servers::redis::RedisServer;
 use crate::world::{Host, Plan};
 
-const SHORT: Duration = Duration::from_millis(800);
+const SHORT: Duration = Duration::from_millis(1_600);
 
 /// A server, a wire to it, and a host at its end to which all scripts are known.
 fn wired() -> (RedisServer, Proxy, Host) {

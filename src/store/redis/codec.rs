@@ -206,7 +206,7 @@ impl<'a> Reader<'a> {
         self.u64().map(Token::from_u64)
     }
 
-    fn short(&mut self) -> Read<&'a [u8]> {
+    pub(super) fn short(&mut self) -> Read<&'a [u8]> {
         let length = self.byte()?;
         self.take(length.into())
     }

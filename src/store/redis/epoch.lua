@@ -7,7 +7,7 @@
 -- ARGV[2]  the highest epoch that the daemon has seen
 -- ARGV[3]  for how many microseconds hosts may say what they hold before anything is granted
 -- ARGV[4]  a host that was last seen this many microseconds before the last one seen is not waited for
--- Returns  'G', or 'K' and the epoch
+-- Returns  'G', or 'K', the epoch, and the identity of the server's data since it last started or was promoted
 
 step('epoch', function()
   if is_foreign() then return 'G' end
@@ -24,5 +24,5 @@ step('epoch', function()
     end
     save_meta()
   end
-  return 'K' .. pack('>I4', meta.epoch)
+  return 'K' .. pack('>I4', meta.epoch) .. replid
 end, true)

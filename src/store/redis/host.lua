@@ -7,9 +7,9 @@
 -- ARGV[6]  '' , or 'leave' to say that it goes
 -- ARGV[7]  the number of the last event that the daemon has seen: later ones go on behind it, whatever the
 --          server has lost
--- Returns  'G', 'B' and who has the name, or 'K' time waits, and: the epoch, whether it is this
---          server's, how many replicas there are, the number of the last event, the counts, and each host with the
---          microseconds since it was last heard of
+-- Returns  'G', 'B' and who has the name, or 'K' time waits, and: the epoch, whether it is this server's, the
+--          identity of its data, how many replicas there are, the number of the last event, the counts, and each
+--          host with the microseconds since it was last heard of
 
 step('host', function()
   if is_foreign() then return 'G' end
@@ -43,7 +43,7 @@ step('host', function()
   end
   local replid, replicas = replication()
   local parts = {
-    pack('>I4BI4d', meta.epoch, replid == meta.replid and 1 or 0, replicas, meta.events), counts(),
+    pack('>I4BBc0I4d', meta.epoch, replid == meta.replid and 1 or 0, #replid, replid, replicas, meta.events), counts(),
   }
   local all = call('ZRANGE', P .. 'seen', 0, -1, 'WITHSCORES')
   for i = 1, #all, 2 do parts[#parts + 1] = bytes(all[i]) .. pack('>d', NOW - all[i + 1]) end

@@ -86,9 +86,11 @@ struct State {
 }
 
 /// In which epoch a server gives tokens.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 struct Epoch {
     number: u32,
+    /// The identity of its data since it last started, or was promoted.
+    history: String,
     /// Whether it is that of a server before this one, and must rise.
     is_of_another_server: bool,
 }
@@ -199,14 +201,19 @@ impl Keeper {
         };
         let generation = self.requests.known(|known| known.generation).unwrap_or_default();
         if epoch.is_of_another_server {
-            epoch.number = self.raise_epoch()?;
+            epoch = self.raise_epoch()?;
         }
         if self.state(|state| state.settled) != Some((generation, epoch.number)) {
             self.reassert()?;
+            // Another server may have come while we spoke.
+            epoch = self.raise_epoch()?;
             self.state(|state| state.settled = Some((generation, epoch.number)));
             self.memory.write(&generation, epoch.number, self.requests.known(|known| known.last_event));
         }
-        self.requests.known(|known| known.epoch = known.epoch.max(epoch.number));
+        self.requests.known(|known| {
+            known.epoch = known.epoch.max(epoch.number);
+            known.settled = Some(epoch.history);
+        });
         Ok(())
     }
 
@@ -237,7 +244,9 @@ impl Keeper {
             return Ok(None);
         }
         let number = reader.u32().map_err(unreadable)?;
-        let epoch = Epoch { number, is_of_another_server: reader.byte().map_err(unreadable)? == 0 };
+        let is_of_another_server = reader.byte().map_err(unreadable)? == 0;
+        let history = String::from_utf8_lossy(reader.short().map_err(unreadable)?).into_owned();
+        let epoch = Epoch { number, history, is_of_another_server };
         let replicas = reader.u32().map_err(unreadable)?;
         let last_event = reader.number().map_err(unreadable)?;
         self.requests.known(|known| known.last_event = known.last_event.max(last_event));
@@ -292,8 +301,8 @@ impl Keeper {
         Ok(())
     }
 
-    /// Makes sure that tokens go on above all that were given, whatever server answers now; returns the epoch.
-    fn raise_epoch(&self) -> Result<u32, StoreError> {
+    /// Makes sure that tokens go on above all that were given, whatever server answers now.
+    fn raise_epoch(&self) -> Result<Epoch, StoreError> {
         let (generation, epoch) =
             self.requests.known(|known| (known.generation.unwrap_or_default(), known.epoch));
         let numbers = [epoch.to_string(), SETTLING.as_micros().to_string(), SILENCE.as_micros().to_string()];
@@ -301,7 +310,11 @@ impl Keeper {
         args.extend(numbers.iter().map(String::as_bytes));
         let answer = self.requests.run(Script::Epoch, &args)?;
         match answer.split_first() {
-            Some((b'K', epoch)) => Reader::new(epoch).u32().map_err(unreadable),
+            Some((b'K', rest)) if rest.len() > 4 => {
+                let number = Reader::new(rest).u32().map_err(unreadable)?;
+                let history = String::from_utf8_lossy(&rest[4..]).into_owned();
+                Ok(Epoch { number, history, is_of_another_server: false })
+            }
             _ => Err(StoreError::Unavailable("redis has lost the namespace".to_owned())),
         }
     }
@@ -359,7 +372,7 @@ impl Keeper {
             None => false,
         };
         // Another server may have come while we spoke: it was not told of all.
-        if has_replicas && self.raise_epoch()? == epoch {
+        if has_replicas && self.raise_epoch()?.number == epoch {
             list.remove_done(epoch);
         }
         Ok(())

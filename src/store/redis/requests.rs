@@ -46,6 +46,8 @@ pub(super) struct Known {
     pub(super) offset: i128,
     /// The same when it was first measured.
     pub(super) first_offset: Option<i128>,
+    /// The replication id of the server to which this host has said what it holds.
+    pub(super) settled: Option<String>,
     /// Since when it is gone, and why.
     pub(super) gone: Option<Gone>,
     /// What it said of itself last.
@@ -147,6 +149,7 @@ impl Requests {
             last_event: 0,
             offset: 0,
             first_offset: None,
+            settled: None,
             gone: None,
             server: None,
             is_closed: false,
@@ -313,14 +316,21 @@ impl Requests {
         self.seats.lock().unwrap_or_else(PoisonError::into_inner).push(seat);
     }
 
-    /// A connection for `seat`: its own, or a new one; waits until `deadline` where the server is gone.
+    /// A connection for `seat`: its own, or a new one; waits until `deadline` where the server is gone. All but the
+    /// keeper get one only to a server to which this host has said what it holds: else a release could find
+    /// nothing, and what it should have released be said to be held right after it.
     fn connect<'a>(
         &self,
         seat: &'a mut Seat,
         deadline: BootTime,
         patience: Patience,
     ) -> Result<&'a mut Link, StoreError> {
-        if !seat.link.as_ref().is_some_and(Link::is_usable) {
+        let is_fit = |link: &Link| {
+            let id = &link.server().replication_id;
+            link.is_usable()
+                && (patience == Patience::None || self.known(|known| known.settled.as_ref() == Some(id)))
+        };
+        if !seat.link.as_ref().is_some_and(is_fit) {
             seat.link = None;
         }
         while seat.link.is_none() {
@@ -335,7 +345,11 @@ impl Requests {
                 Ok(link) => {
                     self.meters.connected.count();
                     self.known(|known| known.server = Some(link.server().clone()));
-                    seat.link = Some(link);
+                    if is_fit(&link) {
+                        seat.link = Some(link);
+                    } else {
+                        self.lose("another server answers, or the same after a restart");
+                    }
                 }
                 // That there was little time left says nothing about the server.
                 Err(error) if patience == Patience::None || left < self.limit() / 4 => {
