@@ -1,6 +1,7 @@
 //! The primary is cut off from its replicas and from the Sentinels, with a client on either side: packets are
 //! dropped, nobody is told. Another primary is elected, and the old one follows it when the cut is over.
 
+use std::collections::BTreeSet;
 use std::fmt::Write;
 use std::sync::Barrier;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
@@ -175,7 +176,7 @@ fn look_around(
     // Over its socket, which is in no network.
     let witness = Plan::at(&primary.unix_url()).host("witness").open();
     let losses: Vec<_> = witness.events().into_iter().filter(|event| event.kind == EventKind::Lost).collect();
-    let (mut missing, mut told, mut ghosts) = (0, 0, 0);
+    let (mut missing, mut told) = (0, 0);
     for history in [&a, &b] {
         for grant in history.grants.iter().filter(|grant| grant.end == End::Held) {
             let found = witness.holder(&grant.name).unwrap();
@@ -184,12 +185,23 @@ fn look_around(
                 told += usize::from(losses.iter().any(|event| event.token == Some(grant.token)));
             }
         }
-        for (session, name) in &history.unknown {
-            ghosts +=
-                usize::from(witness.holder(name).unwrap().is_some_and(|(holder, _)| holder == *session));
-        }
     }
-    ghosts += CONTESTED.iter().filter(|name| !witness.is_free(name)).count();
+    // Who was told that it has a name stands behind its token; of what stands otherwise nobody knows.
+    let is_known = |token| {
+        let mut grants = a.grants.iter().chain(&b.grants);
+        grants.any(|grant| grant.token == token && grant.end == End::Held)
+    };
+    let unknown = a.unknown.iter().chain(&b.unknown).map(|(_, name)| name.as_str());
+    let doubted: BTreeSet<_> = unknown.chain(CONTESTED).collect();
+    let ghosts: Vec<_> = doubted
+        .into_iter()
+        .filter_map(|name| Some((name.to_owned(), witness.holder(name).unwrap()?)))
+        .filter(|(_, (_, token))| !is_known(*token))
+        .collect();
+    for (name, (session, token)) in &ghosts {
+        println!("{name} is held by {session} with {token}: {:?}", witness.events_of(name));
+    }
+    let ghosts = ghosts.len();
     let reasserted = hosts.iter().map(|host| host.health("reasserted")).sum();
     Course { a, b, cut, missing, told, reasserted, ghosts }
 }

@@ -67,10 +67,13 @@ fn a_store_works_by_socket_by_tls_and_in_a_database() {
     assert_eq!(Plan::at(&server.url()).host("b").open().get("other").epoch(), host.get("another").epoch());
 }
 
-/// What a user of Redis must be allowed; README.md says the same.
-const ALLOWED: &str = "+fcall +function|load +info +time +get +set +exists +del +unlink +pexpire +hget +hmget +hset +hdel \
-    +hkeys +hlen +zadd +zrem +zrange +zrangebylex +zrangebyscore +zscore +sadd +srem +scard +sismember +rpush \
-    +lrange +xadd +xrange +xread +wait +client|setname +client|id +client|unblock";
+/// What a user of Redis must be allowed, as README.md says it.
+fn allowed() -> String {
+    let text = include_str!("../../README.md");
+    let (_, rule) = text.split_once("ACL SETUSER lockfs").expect("README.md says how a user is made");
+    let (rule, _) = rule.split_once("```").expect("it ends");
+    rule.split_whitespace().filter(|word| word.starts_with('+')).collect::<Vec<_>>().join(" ")
+}
 
 fn user(allowed: &str) -> String {
     format!("user locks on >hunter2 resetkeys ~lockfs:{{test}}:* resetchannels -@all {allowed}")
@@ -78,7 +81,7 @@ fn user(allowed: &str) -> String {
 
 #[test]
 fn a_user_needs_few_rights() {
-    let server = RedisServer::options().users(&[&user(ALLOWED)]).start();
+    let server = RedisServer::options().users(&[&user(&allowed())]).start();
     let plan = Plan::at(&server.url_as("locks", "hunter2"));
     let host = plan.open();
     live_a_day(&host).unwrap();
@@ -102,7 +105,7 @@ fn a_user_needs_few_rights() {
 
 #[test]
 fn a_right_that_is_missing_is_named() {
-    let server = RedisServer::options().users(&[&user(ALLOWED)]).start();
+    let server = RedisServer::options().users(&[&user(&allowed())]).start();
     let plan = Plan::at(&server.url_as("locks", "hunter2"));
     // Of what a script does redis says only that something is missing.
     let named = [("fcall", "fcall"), ("info", "info"), ("xadd", "README.md"), ("zrangebyscore", "README.md")];
@@ -118,7 +121,7 @@ fn a_right_that_is_missing_is_named() {
 
 #[test]
 fn a_password_that_changes_under_way_is_said_and_locks_stay() {
-    let server = RedisServer::options().users(&[&user(ALLOWED)]).start();
+    let server = RedisServer::options().users(&[&user(&allowed())]).start();
     let host = Plan::at(&server.url_as("locks", "hunter2")).limit(Duration::from_millis(800)).open();
     let token = host.get("lock");
     // Who is in stays in (redis.io, AUTH); a new connection is refused.

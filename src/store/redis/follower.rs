@@ -90,6 +90,11 @@ impl Heard {
         EventPage { first: *first, events: std::iter::once(event.clone()).chain(next).take(limit).collect() }
     }
 
+    fn skip_to(&self, number: u64) {
+        let mut recent = self.recent();
+        recent.last = recent.last.max(number);
+    }
+
     fn add(&self, number: u64, event: Event) {
         let mut recent = self.recent();
         if number <= recent.last {
@@ -121,7 +126,14 @@ pub(super) fn follow(requests: &Requests, heard: &Heard, copies: &Mutex<Copies>)
             }
             continue;
         };
+        let last = requests.known(|known| known.last_event);
         let pause = match hear(open, requests, heard.last()) {
+            // The server has lost those that it does not have.
+            Ok(page) if page.is_empty() => {
+                heard.skip_to(last);
+                in_trouble = false;
+                GATHER
+            }
             Ok(page) => {
                 in_trouble = false;
                 let is_foreign = page.iter().all(Option::is_none) && !page.is_empty();

@@ -15,8 +15,9 @@
 -- Further  four more of the same kind, and so on
 -- Returns  as `law/step.lua` says: how many came back
 
--- How long to wait for hosts of which nobody knows: a daemon that runs notices within two seconds.
-local STRANGERS = 5000000
+-- How long to wait for hosts of which nobody knows: a daemon that runs notices within two seconds. Shorter than
+-- a command may take, so that whoever asks meanwhile waits, and is not refused.
+local STRANGERS = 3000000
 
 local back
 

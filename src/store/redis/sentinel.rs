@@ -204,7 +204,7 @@ mod tests {
             let vote = match host {
                 Some("") => Ok(None),
                 Some(host) => Ok(Some(Node::new(*host, 6379))),
-                None => Err("timed out after 700ms".to_owned()),
+                None => Err("timed out after 0.7s".to_owned()),
             };
             (format!("s{index}:26379"), vote)
         };

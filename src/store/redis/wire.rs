@@ -324,7 +324,7 @@ pub(super) fn packed(commands: &[&Cmd]) -> Vec<u8> {
 /// What an error of the network comes to in a sentence, after the address.
 pub(super) fn reason(error: &io::Error, limit: Duration) -> String {
     match error.kind() {
-        ErrorKind::TimedOut => format!("timed out after {limit:?}"),
+        ErrorKind::TimedOut => format!("timed out after {:.1}s", limit.as_secs_f64()),
         ErrorKind::ConnectionRefused => "connection refused".to_owned(),
         // A TLS server that ends without a farewell is an unexpected end.
         ErrorKind::ConnectionReset | ErrorKind::BrokenPipe | ErrorKind::UnexpectedEof => {
