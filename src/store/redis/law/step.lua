@@ -41,7 +41,7 @@ end
 -- Begins an epoch. How far the tokens of the last one went in this data is kept for `was_given`.
 local function begin_epoch(epoch)
   call('ZADD', P .. 'past', meta.epoch, pack('>I4I4', meta.epoch, meta.seq))
-  call('ZREMRANGEBYRANK', P .. 'past', 0, -EPOCHS_MAX - 1)
+  for _, oldest in ipairs(call('ZRANGE', P .. 'past', 0, -EPOCHS_MAX - 1)) do call('ZREM', P .. 'past', oldest) end
   meta.epoch, meta.seq = epoch, 0
 end
 
