@@ -488,9 +488,14 @@ impl Requests {
         deadline: BootTime,
         patience: Patience,
     ) -> Result<(), StoreError> {
-        let gives_up = patience == Patience::None || self.clock.now().boot >= deadline;
-        let fault = error.fault();
-        match fault {
+        let is_late = self.clock.now().boot >= deadline;
+        // Nothing was sent: servers close what idles (`timeout`), and a new connection says whether it is there.
+        if matches!(error, LinkError::Over { .. }) && !is_late {
+            seat.link = None;
+            return Ok(());
+        }
+        let gives_up = patience == Patience::None || is_late;
+        match error.fault() {
             Some(Fault::OutOfMemory) => return Err(StoreError::NoSpace),
             Some(Fault::WrongType) => {
                 return Err(StoreError::Failed(format!(
@@ -712,19 +717,24 @@ impl Requests {
         &self,
         script: Script,
         args: &[&[u8]],
-        then: impl FnOnce(&mut Link) -> Result<T, LinkError>,
+        then: impl Fn(&mut Link) -> Result<T, LinkError>,
     ) -> Result<(Vec<u8>, T), StoreError> {
         let deadline = self.clock.now().boot + self.limit();
         let mut seat = self.seat();
-        let answer = match self.connect(&mut seat, deadline, Patience::None) {
-            Ok(link) => self
-                .send(link, script, args, self.limit() / 2)
-                .and_then(|answer| Ok((answer, then(link)?)))
-                .or_else(|error| {
-                    let weighed = self.weigh(&mut seat, &error, deadline, Patience::None);
-                    weighed.and_then(|()| Err(StoreError::Unavailable(error.to_string())))
-                }),
-            Err(error) => Err(error),
+        let answer = loop {
+            let link = match self.connect(&mut seat, deadline, Patience::None) {
+                Ok(link) => link,
+                Err(error) => break Err(error),
+            };
+            let answer = self.send(link, script, args, self.limit() / 2);
+            match answer.and_then(|answer| Ok((answer, then(link)?))) {
+                Ok(answer) => break Ok(answer),
+                Err(error) => {
+                    if let Err(error) = self.weigh(&mut seat, &error, deadline, Patience::None) {
+                        break Err(error);
+                    }
+                }
+            }
         };
         self.give_back(seat);
         answer
