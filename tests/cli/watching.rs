@@ -1,7 +1,7 @@
 //! watch, and what the mount says of itself, on Redis too: over its end, its silence and its return.
 
 use std::fs;
-use std::io::{BufRead, BufReader};
+use std::io::{BufRead, BufReader, Read};
 use std::process::{Child, Stdio};
 use std::sync::mpsc::{Receiver, channel};
 use std::time::{Duration, Instant};
@@ -14,22 +14,31 @@ struct Watcher {
     child: Child,
     lines: Receiver<String>,
     seen: Vec<String>,
+    /// What it says on stderr, and has said.
+    talk: Receiver<String>,
+    said: String,
+}
+
+/// The lines of `source`, as they come.
+fn lines_of(source: impl Read + Send + 'static) -> Receiver<String> {
+    let (sender, lines) = channel();
+    std::thread::spawn(move || {
+        for line in BufReader::new(source).lines() {
+            if sender.send(line.unwrap()).is_err() {
+                break;
+            }
+        }
+    });
+    lines
 }
 
 impl Watcher {
     /// Starts it, and waits until it is watching: what happens from now on is seen.
     fn start(world: &World, flags: &[&str]) -> Self {
         let mut child = world.command(&[&["watch"], flags].concat()).spawn().unwrap();
-        let (sender, lines) = channel();
-        let stdout = BufReader::new(child.stdout.take().unwrap());
-        std::thread::spawn(move || {
-            for line in stdout.lines() {
-                if sender.send(line.unwrap()).is_err() {
-                    break;
-                }
-            }
-        });
-        let mut watcher = Self { child, lines, seen: Vec::new() };
+        let lines = lines_of(child.stdout.take().unwrap());
+        let talk = lines_of(child.stderr.take().unwrap());
+        let mut watcher = Self { child, lines, seen: Vec::new(), talk, said: String::new() };
         let mut count = 0;
         eventually("the watcher watches", || {
             count += 1;
@@ -65,11 +74,20 @@ impl Watcher {
         names.filter(|name| name.starts_with(start)).map(str::to_owned).collect()
     }
 
+    /// Waits until it says `word` on stderr.
+    fn says(&mut self, word: &str) {
+        eventually(&format!("the watcher says {word}"), || {
+            self.said.extend(self.talk.try_iter().map(|line| line + "\n"));
+            self.said.contains(word)
+        });
+    }
+
     /// Ends it as Ctrl-C does; what it said on stderr.
-    fn end(self) -> String {
+    fn end(mut self) -> String {
         kill("INT", &self.child.id().to_string());
-        let output = self.child.wait_with_output().unwrap();
-        String::from_utf8(output.stderr).unwrap()
+        self.child.wait().unwrap();
+        self.said.extend(self.talk.iter().map(|line| line + "\n"));
+        self.said
     }
 }
 
@@ -151,6 +169,7 @@ fn watch_sees_all_hosts_in_one_order_over_a_restart_of_redis() {
     (0..20).for_each(|number| acquire(&format!("before-{number}")));
     server.kill();
     eventually("both notice", || [&a, &b].iter().all(|world| status(world).contains("state: unreachable\n")));
+    watchers.iter_mut().for_each(|watcher| watcher.says("redis is gone"));
     let tail = at_once("events", || fs::read_to_string(a.path(".lockfs/events")).unwrap());
     assert!(tail.contains("path=x-before-0-a\n"), "{tail}");
     server.restart();
