@@ -1,7 +1,7 @@
 //! watch, and what the mount says of itself, on Redis too: over its end, its silence and its return.
 
 use std::fs;
-use std::io::{BufRead, BufReader};
+use std::io::{BufRead, BufReader, Read};
 use std::process::{Child, Stdio};
 use std::sync::mpsc::{Receiver, channel};
 use std::time::{Duration, Instant};
@@ -14,22 +14,18 @@ struct Watcher {
     child: Child,
     lines: Receiver<String>,
     seen: Vec<String>,
+    errors: Receiver<String>,
+    /// What it said on stderr.
+    said: String,
 }
 
 impl Watcher {
     /// Starts it, and waits until it is watching: what happens from now on is seen.
     fn start(world: &World, flags: &[&str]) -> Self {
         let mut child = world.command(&[&["watch"], flags].concat()).spawn().unwrap();
-        let (sender, lines) = channel();
-        let stdout = BufReader::new(child.stdout.take().unwrap());
-        std::thread::spawn(move || {
-            for line in stdout.lines() {
-                if sender.send(line.unwrap()).is_err() {
-                    break;
-                }
-            }
-        });
-        let mut watcher = Self { child, lines, seen: Vec::new() };
+        let lines = lines_of(child.stdout.take().unwrap());
+        let errors = lines_of(child.stderr.take().unwrap());
+        let mut watcher = Self { child, lines, seen: Vec::new(), errors, said: String::new() };
         let mut count = 0;
         eventually("the watcher watches", || {
             count += 1;
@@ -45,6 +41,15 @@ impl Watcher {
 
     fn take(&mut self) {
         self.seen.extend(self.lines.try_iter());
+        self.said.extend(self.errors.try_iter().map(|line| line + "\n"));
+    }
+
+    /// Waits until it has said so on stderr.
+    fn says(&mut self, part: &str) {
+        eventually(&format!("the watcher says {part}"), || {
+            self.take();
+            self.said.contains(part)
+        });
     }
 
     /// Waits until a line has all of `parts`.
@@ -66,11 +71,24 @@ impl Watcher {
     }
 
     /// Ends it as Ctrl-C does; what it said on stderr.
-    fn end(self) -> String {
+    fn end(mut self) -> String {
         kill("INT", &self.child.id().to_string());
-        let output = self.child.wait_with_output().unwrap();
-        String::from_utf8(output.stderr).unwrap()
+        self.child.wait().unwrap();
+        self.said.extend(self.errors.iter().map(|line| line + "\n"));
+        self.said
     }
+}
+
+fn lines_of(stream: impl Read + Send + 'static) -> Receiver<String> {
+    let (sender, lines) = channel();
+    std::thread::spawn(move || {
+        for line in BufReader::new(stream).lines() {
+            if sender.send(line.unwrap()).is_err() {
+                break;
+            }
+        }
+    });
+    lines
 }
 
 /// A mount of the namespace that `server` has, on a host of that name.
@@ -150,7 +168,7 @@ fn watch_sees_all_hosts_in_one_order_over_a_restart_of_redis() {
     };
     (0..20).for_each(|number| acquire(&format!("before-{number}")));
     server.kill();
-    eventually("both notice", || [&a, &b].iter().all(|world| status(world).contains("state: unreachable\n")));
+    watchers.iter_mut().for_each(|watcher| watcher.says("redis is gone"));
     let tail = at_once("events", || fs::read_to_string(a.path(".lockfs/events")).unwrap());
     assert!(tail.contains("path=x-before-0-a\n"), "{tail}");
     server.restart();
@@ -161,6 +179,7 @@ fn watch_sees_all_hosts_in_one_order_over_a_restart_of_redis() {
     for watcher in &mut watchers {
         watcher.sees(&["x-after-19-b"]);
         assert_eq!(watcher.acquired("x-"), expected);
+        watcher.says("works again");
     }
     let said = watchers.map(Watcher::end);
     for said in said {

@@ -1,0 +1,350 @@
+//! Foreign and damaged contents of Redis: keys of other types, records that are none, keys that went, memory that
+//! is full. What is damaged is never read as free; what was lost comes back from the hosts that hold it; and when
+//! the foreign thing is gone, all works again without a restart.
+//!
+//! Each case has a namespace of its own with two hosts, and locks of both.
+
+#[path = "servers/mod.rs"]
+mod servers;
+
+use std::fmt::Debug;
+use std::sync::{Arc, Mutex, Once, PoisonError};
+use std::time::{Duration, Instant};
+
+use lockfs::clock::SystemClock;
+use lockfs::lock::{Ino, Name, Origin, SessionId, SessionKind, Ttl};
+use lockfs::store::redis::{Acks, Endpoint, Options, RedisStore};
+use lockfs::store::{LockStore, State, StoreError};
+use lockfs::table::{
+    Begin, Caller, Claimant, Command, Existing, New, Opening, Outcome, Refusal, Reply, Spot,
+};
+use servers::redis::{RedisServer, printed};
+use servers::{eventually, within};
+
+/// What panicked on a thread of the store.
+static PANICS: Mutex<Vec<String>> = Mutex::new(Vec::new());
+
+fn watch_for_panics() {
+    static ONCE: Once = Once::new();
+    ONCE.call_once(|| {
+        let before = std::panic::take_hook();
+        std::panic::set_hook(Box::new(move |info| {
+            if std::thread::current().name().is_some_and(|name| name.starts_with("lockfs")) {
+                PANICS.lock().unwrap_or_else(PoisonError::into_inner).push(info.to_string());
+            }
+            before(info);
+        }));
+    });
+}
+
+fn caller(session: &str) -> Caller {
+    let origin = Origin { user: "root".into(), host: session.into(), pid: 7, command: "sh".into() };
+    let id = SessionId::parse(session.as_bytes()).unwrap();
+    let ttl = Ttl::For(Duration::from_secs(600));
+    let session =
+        Claimant { id, kind: SessionKind::Named, origin, login: None, ttl, begin: Begin::WhereMissing };
+    Caller { uid: 1_000, gid: 1_000, session: Arc::new(session), also: Vec::new() }
+}
+
+fn spot(parent: Ino, name: &str) -> Spot {
+    Spot { parent, name: Name::parse(name.as_bytes()).unwrap() }
+}
+
+/// One host: its store, and the one session that acts there.
+struct Host {
+    store: RedisStore,
+    caller: Caller,
+}
+
+impl Host {
+    fn make(&self, parent: Ino, name: &str, new: New) -> Result<Outcome, StoreError> {
+        let (caller, spot) = (self.caller.clone(), spot(parent, name));
+        self.store.execute(&Command::Acquire { caller, spot, new, mode: 0o644, existing: Existing::Refuse })
+    }
+
+    fn acquire(&self, parent: Ino, name: &str) -> Result<Outcome, StoreError> {
+        self.make(parent, name, New::File(Opening::Closed))
+    }
+
+    fn release(&self, parent: Ino, name: &str) -> Result<Outcome, StoreError> {
+        self.store.execute(&Command::Unlink { caller: self.caller.clone(), spot: spot(parent, name) })
+    }
+
+    fn find(&self, parent: Ino, name: &str) -> Result<Option<Ino>, StoreError> {
+        Ok(self.store.lookup(&spot(parent, name))?.map(|found| found.ino))
+    }
+
+    fn write(&self, ino: Ino, note: &str) -> Result<Outcome, StoreError> {
+        let (caller, data) = (self.caller.clone(), note.as_bytes().to_vec());
+        self.store.execute(&Command::Write { caller, ino, offset: Some(0), data })
+    }
+
+    fn renew(&self) -> Result<Outcome, StoreError> {
+        self.store.execute(&Command::Renew { sessions: vec![self.caller.session.id.clone()] })
+    }
+}
+
+fn made(outcome: Result<Outcome, StoreError>) -> Ino {
+    match outcome {
+        Ok(Ok(Reply::Entry(made))) => made.ino,
+        other => panic!("an entry is made, not {other:?}"),
+    }
+}
+
+/// Two hosts, what they hold, and the keys of it.
+struct Scene<'a> {
+    server: &'a RedisServer,
+    prefix: String,
+    a: Host,
+    b: Host,
+    directory: Ino,
+    /// Each held name, and its number.
+    held: Vec<(Ino, &'static str, Ino)>,
+}
+
+type Key = Vec<u8>;
+
+impl<'a> Scene<'a> {
+    fn new(server: &'a RedisServer, namespace: &str) -> Self {
+        watch_for_panics();
+        let host = |name: &str| {
+            let mut endpoint = Endpoint::parse(&server.unix_url()).unwrap();
+            endpoint.command_timeout = Duration::from_secs(2);
+            let options = Options {
+                endpoint,
+                acks: Acks::default(),
+                namespace: namespace.to_owned(),
+                host: name.to_owned(),
+                machine: name.to_owned(),
+                owner: (0, 0),
+                state: None,
+                window: Duration::from_secs(30),
+            };
+            let store = RedisStore::open(&options, Arc::new(SystemClock)).unwrap();
+            Host { store, caller: caller(name) }
+        };
+        let (a, b) = (host("a"), host("b"));
+        let root = Ino::ROOT;
+        let directory = made(a.make(root, "d", New::Directory));
+        let mut held = vec![
+            (root, "top", made(a.acquire(root, "top"))),
+            (directory, "inner", made(a.acquire(directory, "inner"))),
+            (root, "sym", made(a.make(root, "sym", New::Symlink((*b"target").into())))),
+            (root, "other", made(b.acquire(root, "other"))),
+        ];
+        a.write(held[0].2, "note").unwrap().unwrap();
+        held.push((root, "d", directory));
+        let prefix = format!("lockfs:{{{namespace}}}:");
+        Self { server, prefix, a, b, directory, held }
+    }
+
+    fn hosts(&self) -> [&Host; 2] {
+        [&self.a, &self.b]
+    }
+
+    fn keys(&self) -> Vec<Key> {
+        let mut connection = self.server.connect().unwrap();
+        let mut keys: Vec<Key> =
+            redis::cmd("KEYS").arg(format!("{}*", self.prefix)).query(&mut connection).unwrap();
+        keys.sort();
+        keys
+    }
+
+    fn key(&self, name: &str) -> Key {
+        [self.prefix.as_bytes(), name.as_bytes()].concat()
+    }
+
+    fn ask(&self, words: &[&[u8]]) -> redis::Value {
+        let mut command = redis::Cmd::new();
+        words.iter().for_each(|word| drop(command.arg(*word)));
+        command.query(&mut self.server.connect().unwrap()).unwrap()
+    }
+
+    /// Tries everything on both hosts. Whatever is said, nobody panics, and what is held is not free. Returns the
+    /// errors.
+    fn try_all(&self) -> Vec<String> {
+        let mut errors = Vec::new();
+        let mut note = |what: &str, error: Option<StoreError>| {
+            errors.extend(error.map(|error| format!("{what}: {error}")));
+        };
+        for host in self.hosts() {
+            for (parent, name, ino) in &self.held {
+                match host.find(*parent, name) {
+                    Ok(found) => assert_eq!(found, Some(*ino), "{name} is held"),
+                    Err(error) => note("lookup", Some(error)),
+                }
+                let view = host.store.view(*ino);
+                assert!(!matches!(view, Ok(None)), "{name} is held");
+                note("view", view.err());
+                note("stat", host.store.stat(*ino).err());
+                match host.acquire(*parent, name) {
+                    Ok(outcome) => assert_eq!(outcome, Err(Refusal::Exists), "{name} is held"),
+                    Err(error) => note("acquire", Some(error)),
+                }
+                if host.caller.session.id != self.holder(name).caller.session.id && *name != "d" {
+                    match host.release(*parent, name) {
+                        Ok(outcome) => {
+                            assert!(matches!(outcome, Err(Refusal::Held(_))), "{name}: {outcome:?}")
+                        }
+                        Err(error) => note("release", Some(error)),
+                    }
+                }
+            }
+            note("write", self.a.write(self.held[0].2, "note").err());
+            match host.acquire(Ino::ROOT, "new") {
+                Ok(outcome) => drop(outcome.expect("it is free")),
+                Err(error) => note("acquire", Some(error)),
+            }
+            note("release", host.release(Ino::ROOT, "new").err());
+            note("list", host.store.list(Ino::ROOT, None, 100).err());
+            let id = &host.caller.session.id;
+            note("list_held", host.store.list_held(id, Ino::ROOT, None, 100).err());
+            note("session", host.store.session(id).err());
+            note("sessions", host.store.list_sessions(None, 100).err());
+            note("ttls", host.store.shortest_ttls(&[id.clone()]).err());
+            note("renew", host.renew().err());
+            note("sweep", host.store.execute(&Command::Sweep { limit: 100 }).err());
+            note("counts", host.store.counts().err());
+            note("events", host.store.events(0, 100).err());
+            host.store.health();
+        }
+        assert_eq!(*PANICS.lock().unwrap_or_else(PoisonError::into_inner), Vec::<String>::new());
+        errors
+    }
+
+    fn holder(&self, name: &str) -> &Host {
+        if name == "other" { &self.b } else { &self.a }
+    }
+
+    /// Whether everything is as it was and works; or what is not.
+    fn works(&self) -> Result<(), String> {
+        let or = |what: &str, error: &dyn Debug| format!("{what}: {error:?}");
+        for host in self.hosts() {
+            let id = &host.caller.session.id;
+            for (parent, name, ino) in &self.held {
+                let found = host.find(*parent, name).map_err(|error| or(name, &error))?;
+                if found != Some(*ino) {
+                    return Err(or(name, &found));
+                }
+                let view = host.store.view(*ino).map_err(|error| or(name, &error))?.ok_or(*name)?;
+                let holder = view.session.map(|session| session.id);
+                if holder.as_ref() != Some(&self.holder(name).caller.session.id) {
+                    return Err(or(name, &holder));
+                }
+                let again = host.acquire(*parent, name).map_err(|error| or(name, &error))?;
+                if again != Err(Refusal::Exists) {
+                    return Err(or(name, &again));
+                }
+            }
+            made_and_gone(host)?;
+            let entries = host.store.list(Ino::ROOT, None, 100).map_err(|error| or("list", &error))?;
+            let count = entries.map(|entries| entries.len());
+            if count != Some(4) {
+                return Err(or("entries", &count));
+            }
+            let sessions = host.store.list_sessions(None, 100).map_err(|error| or("sessions", &error))?;
+            if sessions.len() != 2 {
+                return Err(or("sessions", &sessions.len()));
+            }
+            let view = host.store.list_held(id, Ino::ROOT, None, 100).map_err(|error| or("held", &error))?;
+            if view.is_empty() {
+                return Err("holds nothing".to_owned());
+            }
+            if host.renew() != Ok(Ok(Reply::Count(1))) {
+                return Err(or("renew", &host.renew()));
+            }
+            host.store.execute(&Command::Sweep { limit: 100 }).map_err(|error| or("sweep", &error))?.ok();
+            let counts = host.store.counts().map_err(|error| or("counts", &error))?;
+            if (counts.locks, counts.sessions) != (5, 2) {
+                return Err(or("counts", &counts));
+            }
+            let state = host.store.health().state;
+            if state != State::Ok {
+                return Err(or("state", &state));
+            }
+        }
+        Ok(())
+    }
+
+    fn works_again(&self, case: &str) {
+        let mut last = Ok(());
+        let end = Instant::now() + Duration::from_secs(20);
+        while Instant::now() < end {
+            last = self.works();
+            if last.is_ok() {
+                assert_eq!(*PANICS.lock().unwrap_or_else(PoisonError::into_inner), Vec::<String>::new());
+                return;
+            }
+            std::thread::sleep(Duration::from_millis(50));
+        }
+        panic!("{case}: it never worked again: {last:?}");
+    }
+}
+
+fn made_and_gone(host: &Host) -> Result<(), String> {
+    let made = host.acquire(Ino::ROOT, "new").map_err(|error| format!("new: {error:?}"))?;
+    made.map_err(|refusal| format!("new: {refusal:?}"))?;
+    host.release(Ino::ROOT, "new")
+        .map_err(|error| format!("gone: {error:?}"))?
+        .map(drop)
+        .map_err(|refusal| format!("gone: {refusal:?}"))
+}
+
+fn shown(key: &[u8]) -> String {
+    key.escape_ascii().to_string()
+}
+
+/// Tries a case for each key that a scene has, each in a namespace of its own, all at once.
+fn for_each_key(name: &str, case: impl Fn(&Scene, &Key) + Sync) {
+    let server = RedisServer::start();
+    let count = Scene::new(&server, "count").keys().len();
+    assert!(count > 15, "{count}");
+    let failures = Mutex::new(Vec::new());
+    std::thread::scope(|scope| {
+        for number in 0..count {
+            let (server, case, failures) = (&server, &case, &failures);
+            scope.spawn(move || {
+                let scene = Scene::new(server, &format!("{name}-{number}"));
+                let keys = scene.keys();
+                let key = &keys[number.min(keys.len() - 1)];
+                let tried = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| case(&scene, key)));
+                if let Err(panic) = tried {
+                    let said = panic.downcast_ref::<String>().cloned().unwrap_or_default();
+                    failures.lock().unwrap().push(format!("{}: {said}", shown(key)));
+                }
+            });
+        }
+    });
+    let failures = failures.into_inner().unwrap();
+    assert!(failures.is_empty(), "{} of {count}:\n{}", failures.len(), failures.join("\n"));
+}
+
+#[test]
+fn a_key_of_another_type_is_named_and_harms_nothing_for_good() {
+    for_each_key("types", |scene, key| {
+        let kind = printed(&scene.ask(&[b"TYPE", key]));
+        scene.ask(&[b"DEL", key]);
+        match kind.as_str() {
+            "string" => scene.ask(&[b"RPUSH", key, b"foreign"]),
+            _ => scene.ask(&[b"SET", key, b"foreign"]),
+        };
+        let errors = scene.try_all();
+        let name = shown(key).replace('\\', "");
+        let is_named =
+            |error: &String| error.replace('\\', "").contains(&name) && error.contains("remove it");
+        let unclear = errors.iter().find(|error| error.contains("user_") || error.contains("@"));
+        assert_eq!(unclear, None);
+        assert!(errors.iter().any(is_named), "nobody names {name}: {errors:#?}");
+        scene.ask(&[b"DEL", key]);
+        scene.works_again(&shown(key));
+    });
+}
+
+#[test]
+fn a_key_that_went_is_not_read_as_free_and_comes_back() {
+    for_each_key("gone", |scene, key| {
+        scene.ask(&[b"DEL", key]);
+        scene.try_all();
+        scene.works_again(&shown(key));
+    });
+}
