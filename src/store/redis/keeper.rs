@@ -181,6 +181,9 @@ impl Keeper {
         if self.requests.known(|known| known.generation.is_none()) {
             self.found()?;
         }
+        if self.requests.known(|known| known.is_damaged) {
+            self.mend()?;
+        }
         let told = self.tell(b"");
         let mut epoch = match told {
             // Whoever has lost the namespace founds it anew, and asks again.
@@ -200,6 +203,17 @@ impl Keeper {
             self.memory.write(&generation, epoch.number, self.requests.known(|known| known.last_event));
         }
         self.requests.known(|known| known.epoch = known.epoch.max(epoch.number));
+        Ok(())
+    }
+
+    /// Has the namespace mended. Where that is not possible it has no head any more, as if all had been lost.
+    fn mend(&self) -> Result<(), StoreError> {
+        let generation = self.requests.known(|known| known.generation).unwrap_or_default();
+        match self.requests.run(Script::Mend, &[&generation])?.first() {
+            Some(b'K') => log::warn!("a part of the data of redis went, and was made anew from the rest"),
+            _ => log::warn!("a part of the data of redis went, and its hosts say again what they hold"),
+        }
+        self.requests.known(|known| known.is_damaged = false);
         Ok(())
     }
 

@@ -53,6 +53,8 @@ pub(super) struct Known {
     pub(super) is_closed: bool,
     /// Whether the keeper is to look at once.
     pub(super) is_called: bool,
+    /// Whether a part of the data went, and the keeper is to have it mended.
+    pub(super) is_damaged: bool,
 }
 
 /// That the server is gone.
@@ -135,6 +137,7 @@ impl Requests {
             server: None,
             is_closed: false,
             is_called: false,
+            is_damaged: false,
         };
         Self {
             primary,
@@ -463,7 +466,12 @@ impl Requests {
                     String::from_utf8_lossy(&self.prefix)
                 )));
             }
-            Some(Fault::Other) => return Err(StoreError::Failed(error.to_string())),
+            Some(Fault::Lost) => {
+                seat.link = None;
+                self.known(|known| known.is_damaged = true);
+                self.lose(&error.to_string());
+            }
+            Some(Fault::Complaint | Fault::Other) => return Err(StoreError::Failed(error.to_string())),
             Some(Fault::Denied) => return Err(StoreError::Unavailable(error.to_string())),
             Some(fault) if fault.is_elsewhere() => {
                 seat.link = None;

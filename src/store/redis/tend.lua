@@ -9,13 +9,16 @@ local LOOKS = 10
 
 local chores = {}
 
+-- What is damaged in one session is no reason to lose the locks of the others.
 function chores.renew()
   local found = 0
   for i = 7, #ARGV do
-    if live_session(ARGV[i]) then
-      see_exactly(ARGV[i])
-      found = found + 1
-    end
+    pcall(function()
+      if live_session(ARGV[i]) then
+        see_exactly(ARGV[i])
+        found = found + 1
+      end
+    end)
   end
   return found
 end
