@@ -160,7 +160,9 @@ impl<'a> Scene<'a> {
 
     fn ask(&self, words: &[&[u8]]) -> redis::Value {
         let mut command = redis::Cmd::new();
-        words.iter().for_each(|word| drop(command.arg(*word)));
+        for word in words {
+            command.arg(*word);
+        }
         command.query(&mut self.server.connect().unwrap()).unwrap()
     }
 
@@ -295,8 +297,13 @@ fn made_and_gone(host: &Host) -> Result<(), String> {
         .map_err(|refusal| format!("gone: {refusal:?}"))
 }
 
+/// A key as the store shows it.
 fn shown(key: &[u8]) -> String {
-    key.escape_ascii().to_string()
+    let show = |byte: &u8| match byte {
+        b' '..=b'~' => char::from(*byte).to_string(),
+        _ => format!("\\x{byte:02x}"),
+    };
+    key.iter().map(show).collect()
 }
 
 /// Tries a case for each key that a scene has, each in a namespace of its own, all at once.
@@ -328,11 +335,14 @@ fn for_each_key(name: &str, case: impl Fn(&Scene, &Key) + Sync) {
 fn a_key_of_another_type_is_named_and_harms_nothing_for_good() {
     for_each_key("types", |scene, key| {
         let kind = printed(&scene.ask(&[b"TYPE", key]));
-        scene.ask(&[b"DEL", key]);
+        // At once, so that no daemon makes it anew in between.
+        let mut pipe = redis::pipe();
+        pipe.atomic().cmd("DEL").arg(key.as_slice());
         match kind.as_str() {
-            "string" => scene.ask(&[b"RPUSH", key, b"foreign"]),
-            _ => scene.ask(&[b"SET", key, b"foreign"]),
+            "string" => pipe.cmd("RPUSH").arg(key.as_slice()).arg("foreign"),
+            _ => pipe.cmd("SET").arg(key.as_slice()).arg("foreign"),
         };
+        pipe.query::<()>(&mut scene.server.connect().unwrap()).unwrap();
         let name = shown(key);
         let mut errors = Vec::new();
         within(Duration::from_secs(5), &format!("somebody names {name}"), || {
@@ -394,7 +404,9 @@ fn a_damaged_record_is_named_and_is_not_free() {
         let redis::Value::BulkString(record) = scene.ask(&[b"HGET", &key, &field]) else {
             panic!("a record")
         };
-        for (how, damaged) in damages(&record) {
+        // What follows in the record of a session is no script's business, and of another version nobody's.
+        let is_told = |(how, _): &(String, Vec<u8>)| field != b"a" || how != "long";
+        for (how, damaged) in damages(&record).into_iter().filter(is_told) {
             scene.ask(&[b"HSET", &key, &field, &damaged]);
             let errors = scene.try_all();
             let word = if how == "newer" { "another version of lockfs (9)" } else { "is damaged" };

@@ -290,3 +290,33 @@ fn the_mount_says_how_it_is_while_redis_is_gone_or_stands_still() {
         assert!((metric(&a, "lockfs_redis_outages_total") - 1.0).abs() < 0.001);
     }
 }
+
+#[test]
+fn a_foreign_key_is_an_error_and_no_free_lock() {
+    let server = RedisServer::start();
+    let world = host(&server, "dev1");
+    fs::create_dir(world.path("d")).unwrap();
+    fs::write(world.path("d/x"), "note").unwrap();
+    let daemon = world.daemon();
+    for key in ["o", "s", "b", "meta", "events", "x"] {
+        let key = format!("lockfs:{{default}}:{key}");
+        let kind = server.command(&["TYPE", &key]);
+        server.command(&["DEL", &key]);
+        let foreign = if kind == "string" { ["RPUSH", &key, "foreign"] } else { ["SET", &key, "foreign"] };
+        // The daemon may have made it anew.
+        eventually("it is foreign", || server.query::<redis::Value>(&foreign).is_ok());
+        let made = fs::File::create_new(world.path("d/x"));
+        assert_ne!(made.err().expect("it is held").kind(), std::io::ErrorKind::NotFound);
+        let found = fs::metadata(world.path("d/x")).err().map(|error| error.kind());
+        assert_ne!(found, Some(std::io::ErrorKind::NotFound), "{key}");
+        status(&world);
+        server.command(&["DEL", &key]);
+        eventually("it works again", || {
+            fs::read_to_string(world.path("d/x")).is_ok_and(|note| note == "note")
+                && fs::write(world.path("d/y"), "").is_ok()
+                && fs::remove_file(world.path("d/y")).is_ok()
+                && world.lockfs(&["status"]).code == 0
+        });
+    }
+    assert_eq!(world.daemon(), daemon);
+}

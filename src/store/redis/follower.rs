@@ -100,6 +100,9 @@ impl Heard {
     }
 }
 
+/// An event, with its number, and the number of the object that it happened to.
+type Numbered = (u64, Event, Ino);
+
 /// Hears events until the store is closed.
 pub(super) fn follow(requests: &Requests, heard: &Heard, copies: &Mutex<Copies>) {
     let mut link: Option<Link> = None;
@@ -147,11 +150,7 @@ pub(super) fn follow(requests: &Requests, heard: &Heard, copies: &Mutex<Copies>)
 }
 
 /// What came after the event numbered `last`; of what is none of our events, nothing.
-fn hear(
-    link: &mut Link,
-    requests: &Requests,
-    last: u64,
-) -> Result<Vec<Option<(u64, Event, Ino)>>, LinkError> {
+fn hear(link: &mut Link, requests: &Requests, last: u64) -> Result<Vec<Option<Numbered>>, LinkError> {
     let mut command = redis::cmd("XREAD");
     command.arg("COUNT").arg(PAGE).arg("BLOCK").arg(u64::try_from(HOLD.as_millis()).unwrap_or(1000));
     command.arg("STREAMS").arg(requests.key("events")).arg(format!("{last}-0"));
@@ -168,7 +167,7 @@ fn hear(
 }
 
 /// The event of an entry of the stream.
-fn read_event(entry: &Value) -> Option<(u64, Event, Ino)> {
+fn read_event(entry: &Value) -> Option<Numbered> {
     let Value::Array(parts) = entry else { return None };
     let [Value::BulkString(id), Value::Array(fields)] = parts.as_slice() else { return None };
     let [_, Value::BulkString(text)] = fields.as_slice() else { return None };

@@ -247,6 +247,12 @@ impl Keeper {
             hosts.push(Neighbour { name, silent });
         }
         self.state(|state| {
+            if !seen.is_settled {
+                // Data was lost, and not all may have said yet that they are there: they are still waited for.
+                let mut silent = std::mem::take(&mut state.hosts);
+                silent.retain(|old| !hosts.iter().any(|host| host.name == old.name));
+                hosts.extend(silent);
+            }
             state.hosts = hosts;
             state.replicas = Some(replicas);
             state.counts = Some(counts);

@@ -89,13 +89,16 @@ function chores.sweep(limit)
     if checks[first.ino] == nil or checks[first.ino] == first.at then
       looks = looks + 1
       unschedule(first.ino)
-      local o = object(first.ino)
-      if o and not has_passed(o) then
-        schedule(o)
-      elseif o and not (o.kind == DIRECTORY and #entries(o.ino) > 0) then
-        end_by_force(o.ino, EXPIRE)
-        swept = swept + 1
-      end
+      -- What is damaged is no reason to leave the others; it is looked at again when somebody touches it.
+      pcall(function()
+        local o = object(first.ino)
+        if o and not has_passed(o) then
+          schedule(o)
+        elseif o and not (o.kind == DIRECTORY and #entries(o.ino) > 0) then
+          end_by_force(o.ino, EXPIRE)
+          swept = swept + 1
+        end
+      end)
       -- Else a directory with entries: alive, or they are due as well, and it is when the last has gone.
     end
   end
