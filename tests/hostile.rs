@@ -12,7 +12,7 @@ use std::sync::{Arc, Mutex, Once, PoisonError};
 use std::time::{Duration, Instant};
 
 use lockfs::clock::SystemClock;
-use lockfs::lock::{Ino, Name, Origin, SessionId, SessionKind, Ttl};
+use lockfs::lock::{Body, Ino, Name, Origin, SessionId, SessionKind, Ttl};
 use lockfs::store::redis::{Acks, Endpoint, Options, RedisStore};
 use lockfs::store::{Fact, LockStore, State, StoreError, Value};
 use lockfs::table::{
@@ -237,6 +237,9 @@ impl<'a> Scene<'a> {
                 let holder = view.session.map(|session| session.id);
                 if holder.as_ref() != Some(&self.holder(name).caller.session.id) {
                     return Err(or(name, &holder));
+                }
+                if *name == "top" && view.record.body != Body::File(b"note".to_vec()) {
+                    return Err(or("note", &view.record.body));
                 }
                 let again = host.acquire(*parent, name).map_err(|error| or(name, &error))?;
                 if again != Err(Refusal::Exists) {

@@ -306,7 +306,7 @@ fn a_foreign_key_is_an_error_and_no_free_lock() {
         // The daemon may have made it anew.
         eventually("it is foreign", || server.query::<redis::Value>(&foreign).is_ok());
         let made = fs::File::create_new(world.path("d/x"));
-        assert_ne!(made.err().expect("it is held").kind(), std::io::ErrorKind::NotFound);
+        assert_ne!(made.expect_err("it is held").kind(), std::io::ErrorKind::NotFound);
         let found = fs::metadata(world.path("d/x")).err().map(|error| error.kind());
         assert_ne!(found, Some(std::io::ErrorKind::NotFound), "{key}");
         status(&world);

@@ -59,7 +59,7 @@ step('mend', function()
       clear(P .. 'l:' .. ino, 'zset')
     elseif o.size > 0 and call('HEXISTS', P .. 'b', ino) == 0 then
       -- Its host may have the note, and says it again when the epoch rises.
-      o.size, meta.replid = 0, ''
+      o.size, meta.replid = 0, string.rep('0', 40)
       call('HSET', P .. 'o', ino, write_object(o))
     end
   end
