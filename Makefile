@@ -5,10 +5,13 @@
 test:
 	scripts/test
 
-# Speed and memory beside what nothing better could cost: some six minutes, as root, on a machine with FUSE.
+# Speed and memory beside what nothing better could cost, and beside what users pick instead: some nine minutes, as
+# root, on a machine with FUSE. Installs what it compares with.
 bench:
+	scripts/install-bench-deps
 	cargo bench --quiet --bench bench
 
-# The same with smaller numbers: some fifteen seconds.
+# The same with smaller numbers: some thirty seconds.
 bench-quick:
+	scripts/install-bench-deps
 	cargo bench --quiet --bench bench -- --quick

@@ -2,29 +2,45 @@
 //!
 //! Each figure is one line. Floors are measured in the same run, in turn with lockfs: a FUSE file system that
 //! only keeps a map ([`null`]), tmpfs, and a plain directory on the disk that the store is on. Latencies are
-//! taken with client and daemon on one processor, where a hand-off costs the same each time; throughput with
+//! taken with client, daemon and server on one processor, where a hand-off costs the same each time; throughput with
 //! all processors free. A figure is the median over rounds, each with daemons of its own, and a ratio the
 //! median of the ratios of the rounds: machines are noisy, and two instances of one daemon differ by a quarter.
 //!
-//! `--quick` does the same with smaller numbers in some fifteen seconds; `--only WORD` one part of it (`pairs`,
-//! `requests`, `million`). The program runs itself as the client and as the null file system.
+//! On Redis there are two floors more, the null file system and the store without a file system ([`raw`]), and two
+//! peers, which are what users pick instead: the lock of redis-py, and JuiceFS on the same server.
+//!
+//! `--quick` does the same with smaller numbers in some thirty seconds; `--only WORD` one part of it (`pairs`,
+//! `requests`, `million`, `redis`, `redis-million`). The program runs itself as the client, as the null file system
+//! and as the raw floor.
 
 #[path = "bench/client.rs"]
 mod client;
+#[path = "bench/daemon.rs"]
+mod daemon;
 #[path = "bench/figures.rs"]
 mod figures;
 #[path = "bench/million.rs"]
 mod million;
+#[path = "bench/million_on_redis.rs"]
+mod million_on_redis;
 #[path = "bench/null.rs"]
 mod null;
+#[path = "bench/on_redis.rs"]
+mod on_redis;
 #[path = "bench/pairs.rs"]
 mod pairs;
+#[path = "bench/peer.rs"]
+mod peer;
 #[path = "bench/place.rs"]
 mod place;
 #[path = "bench/processor.rs"]
 mod processor;
+#[path = "bench/raw.rs"]
+mod raw;
 #[path = "bench/requests.rs"]
 mod requests;
+#[path = "bench/server.rs"]
+mod server;
 
 use std::io;
 use std::process::ExitCode;
@@ -75,6 +91,7 @@ fn main() -> ExitCode {
     let outcome = match words.as_slice() {
         ["client", rest @ ..] => client::run(rest),
         ["null", mountpoint] => null::run(mountpoint.as_ref()),
+        ["raw", rest @ ..] => raw::run(rest),
         options => measure(options),
     };
     match outcome {
@@ -115,6 +132,12 @@ fn measure(options: &[&str]) -> io::Result<()> {
     }
     if is_wanted("million") {
         million::measure(&extent)?;
+    }
+    if is_wanted("redis") {
+        on_redis::measure(&extent)?;
+    }
+    if is_wanted("redis-million") {
+        million_on_redis::measure(&extent)?;
     }
     figures::note(format_args!("took {:.0} s", start.elapsed().as_secs_f64()));
     Ok(())

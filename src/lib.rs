@@ -9,7 +9,7 @@
 //! | [`clock`] | wall time and `CLOCK_BOOTTIME`; the only place that asks the system for the time |
 //! | [`lock`] | the words: name, ino, token, ttl, session, record, event |
 //! | [`table`] | the law: a pure state machine, command and time in, outcome, changes and events out |
-//! | [`store`] | what keeps a table: in memory, or in LevelDB |
+//! | [`store`] | what keeps a table: in memory, in LevelDB, or on Redis |
 //! | [`locks`] | the service around a store: who is calling, which holders live, renewal, expiry |
 //! | [`fs`] | POSIX meaning: inodes, handles, attributes, xattrs, the dot directories; no FUSE type |
 //! | [`fuse`] | decode a request, call `fs`, send the reply; errno numbers; the mount |

@@ -208,7 +208,7 @@ impl<'a> Scene<'a> {
             note("list_held", host.store.list_held(id, Ino::ROOT, None, 100).err());
             note("session", host.store.session(id).err());
             note("sessions", host.store.list_sessions(None, 100).err());
-            note("ttls", host.store.shortest_ttls(&[id.clone()]).err());
+            note("ttls", host.store.shortest_ttls(std::slice::from_ref(id)).err());
             note("renew", host.renew().err());
             note("sweep", host.store.execute(&Command::Sweep { limit: 100 }).err());
             note("counts", host.store.counts().err());

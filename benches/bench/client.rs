@@ -1,7 +1,8 @@
 //! The client: acquires and releases, and takes the time of each call. The same code on every file system.
 //!
 //! It runs as a process of its own, in the process group of the benchmark, which is therefore the job that
-//! holds the locks. Samples go to stdout as numbers; [`Work::run`] starts it and reads them.
+//! holds the locks. Samples go to stdout as numbers; [`Measured::by`] starts it and reads them, as it does with clients
+//! that need no file system.
 
 use std::fs::{self, OpenOptions};
 use std::io::{self, Read, Write};
@@ -96,6 +97,19 @@ pub(crate) struct Measured {
 }
 
 impl Measured {
+    /// What a client measured that tells it as [`tell`] does.
+    pub(crate) fn by(client: &mut Command) -> io::Result<Self> {
+        let mut child = client.stdin(Stdio::null()).stdout(Stdio::piped()).spawn()?;
+        let mut bytes = Vec::new();
+        child.stdout.take().expect("it is piped").read_to_end(&mut bytes)?;
+        let status = child.wait()?;
+        let Some((elapsed, samples)) = bytes.split_first_chunk::<8>().filter(|_| status.success()) else {
+            return Err(io::Error::other(format!("the client failed: {status}")));
+        };
+        let samples = samples.chunks_exact(20).map(Sample::from_bytes).collect();
+        Ok(Self { elapsed: Duration::from_nanos(u64::from_le_bytes(*elapsed)), samples })
+    }
+
     pub(crate) fn per_second(&self) -> f64 {
         self.samples.len() as f64 / self.elapsed.as_secs_f64()
     }
@@ -132,22 +146,10 @@ impl Work {
             Task::Release(count) => ("release", count as u128),
         };
         let numbers = [self.threads as u128, self.directories as u128, count];
-        let mut client = Command::new(std::env::current_exe()?)
-            .arg("client")
-            .arg(root)
-            .args([task, if self.on == On::One { "one" } else { "any" }])
-            .args(numbers.map(|number| number.to_string()))
-            .stdin(Stdio::null())
-            .stdout(Stdio::piped())
-            .spawn()?;
-        let mut bytes = Vec::new();
-        client.stdout.take().expect("it is piped").read_to_end(&mut bytes)?;
-        let status = client.wait()?;
-        let Some((elapsed, samples)) = bytes.split_first_chunk::<8>().filter(|_| status.success()) else {
-            return Err(io::Error::other(format!("the client on {} failed: {status}", root.display())));
-        };
-        let samples = samples.chunks_exact(20).map(Sample::from_bytes).collect();
-        Ok(Measured { elapsed: Duration::from_nanos(u64::from_le_bytes(*elapsed)), samples })
+        let mut client = Command::new(std::env::current_exe()?);
+        client.arg("client").arg(root).args([task, self.on.word()]);
+        Measured::by(client.args(numbers.map(|number| number.to_string())))
+            .map_err(|error| io::Error::other(format!("on {}: {error}", root.display())))
     }
 }
 
@@ -164,8 +166,8 @@ pub(crate) fn run(words: &[&str]) -> io::Result<()> {
         "acquire" => Task::Acquire(count),
         _ => Task::Release(count),
     };
-    let on = if *on == "one" { On::One } else { On::Any };
-    let work = Work { task, threads: number(threads)?, directories: number(directories)?, on };
+    let (threads, directories) = (number(threads)?, number(directories)?);
+    let work = Work { task, threads, directories, on: On::said(on) };
     processor::place(0, work.on)?;
     std::env::set_current_dir(root)?;
     for directory in 0..work.directories {
@@ -174,13 +176,19 @@ pub(crate) fn run(words: &[&str]) -> io::Result<()> {
             _ => {}
         }
     }
-    let start_line = Barrier::new(work.threads);
+    tell(work.threads, |thread, start_line| work.perform(thread, start_line))
+}
+
+/// Tells on stdout what threads measured that begin together.
+pub(crate) fn tell(
+    threads: usize,
+    perform: impl Fn(usize, &Barrier) -> io::Result<Measured> + Sync,
+) -> io::Result<()> {
+    let start_line = Barrier::new(threads);
     let runs: Vec<io::Result<Measured>> = std::thread::scope(|scope| {
-        let threads = (0..work.threads).map(|thread| {
-            scope.spawn({
-                let start_line = &start_line;
-                move || work.perform(thread, start_line)
-            })
+        let threads = (0..threads).map(|thread| {
+            let (perform, start_line) = (&perform, &start_line);
+            scope.spawn(move || perform(thread, start_line))
         });
         let threads: Vec<_> = threads.collect();
         threads.into_iter().map(|thread| thread.join().expect("it does not panic")).collect()
@@ -196,6 +204,29 @@ pub(crate) fn run(words: &[&str]) -> io::Result<()> {
     io::stdout().write_all(&bytes)
 }
 
+/// Pairs on each of `names` in turn, for so long.
+pub(crate) fn pairs<T>(
+    span: Duration,
+    names: &[T],
+    start_line: &Barrier,
+    mut pair: impl FnMut(&T) -> io::Result<Sample>,
+) -> io::Result<Measured> {
+    for name in names.iter().cycle().take(WARM_UP) {
+        pair(name)?;
+    }
+    let mut samples = Vec::with_capacity(1 << 16);
+    start_line.wait();
+    let start = Instant::now();
+    for name in names.iter().cycle() {
+        let at = start.elapsed();
+        samples.push(Sample { at, ..pair(name)? });
+        if start.elapsed() >= span {
+            break;
+        }
+    }
+    Ok(Measured { elapsed: start.elapsed(), samples })
+}
+
 impl Work {
     fn perform(&self, thread: usize, start_line: &Barrier) -> io::Result<Measured> {
         match self.task {
@@ -205,24 +236,12 @@ impl Work {
                         format!("d{}/pair-{thread}", (thread + pair * self.threads) % self.directories)
                     })
                     .collect();
-                for path in paths.iter().cycle().take(WARM_UP) {
-                    acquire(path)?;
-                    fs::remove_file(path)?;
-                }
-                let mut samples = Vec::with_capacity(1 << 16);
-                start_line.wait();
-                let start = Instant::now();
-                for path in paths.iter().cycle() {
-                    let before = Instant::now();
+                pairs(span, &paths, start_line, |path| {
                     let sample = acquire(path)?;
                     let acquired = Instant::now();
                     fs::remove_file(path)?;
-                    samples.push(Sample { at: before - start, unlink: acquired.elapsed(), ..sample });
-                    if start.elapsed() >= span {
-                        break;
-                    }
-                }
-                Ok(Measured { elapsed: start.elapsed(), samples })
+                    Ok(Sample { unlink: acquired.elapsed(), ..sample })
+                })
             }
             Task::Acquire(count) | Task::Release(count) => {
                 let own = (0..self.directories).skip(thread).step_by(self.threads);

@@ -15,7 +15,7 @@ use crate::place::{Place, disk_directory};
 use crate::processor::On;
 
 /// Locks in each directory.
-const EACH: usize = 1_000;
+pub(crate) const EACH: usize = 1_000;
 
 /// No single call may take longer.
 const LONGEST: Duration = Duration::from_millis(50);
@@ -107,7 +107,8 @@ fn acquire_p50(run: &Measured) -> Duration {
     percentile(&mut spans, 50)
 }
 
-fn list(place: &Place, directory: &str, expected: usize) -> io::Result<()> {
+/// Lists a directory: its names, and the attributes of each.
+pub(crate) fn list(place: &Place, directory: &str, expected: usize) -> io::Result<()> {
     let path = place.root().join(directory);
     let before = place.requests()?;
     let spans: Vec<Duration> =

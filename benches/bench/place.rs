@@ -3,24 +3,22 @@
 use std::fs::{self, File};
 use std::io;
 use std::os::unix::fs::MetadataExt;
-use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
-use std::thread::sleep;
-use std::time::{Duration, Instant};
+use std::process::Command;
+use std::time::Duration;
 
 use tempfile::TempDir;
 
-use crate::processor::{self, On};
-
-/// How long a daemon may take to mount or to end.
-const PATIENCE: Duration = Duration::from_secs(60);
+use crate::daemon::Daemon;
+use crate::peer::library;
+use crate::processor::On;
+use crate::server::Server;
 
 /// A directory that clients work in.
 pub(crate) struct Place {
     pub(crate) name: &'static str,
     root: PathBuf,
-    daemon: Option<Child>,
+    daemon: Option<Daemon>,
     // Last, so that nothing is mounted any more when it is deleted.
     _dir: Option<TempDir>,
 }
@@ -76,34 +74,53 @@ impl Place {
         Self::mount("lockfs", command, root, None)
     }
 
-    fn mount(
-        name: &'static str,
-        mut command: Command,
-        root: PathBuf,
-        dir: Option<TempDir>,
-    ) -> io::Result<Self> {
+    /// The namespace of lockfs on Redis.
+    pub(crate) const NAMESPACE: &str = "bench";
+
+    /// lockfs on a Redis server.
+    pub(crate) fn lockfs_redis(server: &Server) -> io::Result<Self> {
+        let dir = disk_directory()?;
+        let root = dir.path().join("mount");
+        let mut command = Command::new(env!("CARGO_BIN_EXE_lockfs"));
+        command.env("LOCKFS_CONFIG", "").env("STATE_DIRECTORY", dir.path().join("state"));
+        command.args(["mount", "--foreground", "--backend", "redis", "--redis-url", &server.url(0)]);
+        command
+            .args(["--namespace", Self::NAMESPACE])
+            .arg(&root)
+            .stderr(File::create(dir.path().join("log"))?);
+        Self::mount("lockfs", command, root, Some(dir))
+    }
+
+    /// JuiceFS with a database of its own on the same server, and its files beside the mount. Without a trash:
+    /// what is unlinked is gone.
+    pub(crate) fn juicefs(server: &Server) -> io::Result<Self> {
+        let dir = disk_directory()?;
+        let (root, log) = (dir.path().join("mount"), File::create(dir.path().join("log"))?);
+        let program = library()?.join("bin/juicefs");
+        let mut format = Command::new(&program);
+        // Buckets of files are the prefix of their paths: a directory ends with a slash.
+        format.args(["--no-agent", "format", "--storage", "file", "--trash-days", "0", "--bucket"]);
+        format.arg(dir.path().join("data/")).arg(server.url(1)).arg("bench");
+        let status = format.stdout(log.try_clone()?).stderr(log.try_clone()?).status()?;
+        if !status.success() {
+            return Err(io::Error::other(format!("juicefs format failed: {status}")));
+        }
+        let mut command = Command::new(&program);
+        command.args(["--no-agent", "mount", "--no-usage-report", "--no-bgjob", "--backup-meta", "0"]);
+        command.args(["--metrics", "127.0.0.1:0", "--cache-dir"]).arg(dir.path().join("cache"));
+        command.arg(server.url(1)).arg(&root).stdout(log.try_clone()?).stderr(log);
+        Self::mount("JuiceFS", command, root, Some(dir))
+    }
+
+    fn mount(name: &'static str, command: Command, root: PathBuf, dir: Option<TempDir>) -> io::Result<Self> {
         fs::create_dir_all(&root)?;
         let device = fs::metadata(&root)?.dev();
-        // A group of its own: it is not of the job that holds the locks. It ends with this process.
-        command.stdin(Stdio::null()).process_group(0);
-        // SAFETY: prctl(2) is a plain system call, and async-signal-safe.
-        unsafe {
-            command.pre_exec(|| {
-                libc::prctl(libc::PR_SET_PDEATHSIG, libc::SIGTERM);
-                Ok(())
-            });
-        }
-        let daemon = command.spawn()?;
-        let mut place = Self { name, root, daemon: Some(daemon), _dir: dir };
-        let limit = Instant::now() + PATIENCE;
-        while fs::metadata(&place.root)?.dev() == device {
-            let ended = place.daemon.as_mut().and_then(|daemon| daemon.try_wait().transpose());
-            if ended.is_some() || Instant::now() > limit {
-                return Err(io::Error::other(format!("{name} does not mount: {ended:?}")));
-            }
-            sleep(Duration::from_micros(200));
-        }
-        Ok(place)
+        let mut daemon = Daemon::start(command)?;
+        daemon.await_ready(name, || Ok(fs::metadata(&root)?.dev() != device)).map_err(|error| {
+            let log = fs::read_to_string(root.with_file_name("log")).unwrap_or_default();
+            io::Error::other(format!("{error}: {}", log.trim_end().lines().last().unwrap_or_default()))
+        })?;
+        Ok(Self { name, root, daemon: Some(daemon), _dir: dir })
     }
 
     pub(crate) fn root(&self) -> &Path {
@@ -112,16 +129,12 @@ impl Place {
 
     /// Puts the daemon, if there is one, on some processors.
     pub(crate) fn put(&self, on: On) -> io::Result<()> {
-        self.daemon.as_ref().map_or(Ok(()), |daemon| processor::place(daemon.id(), on))
+        self.daemon.as_ref().map_or(Ok(()), |daemon| daemon.put(on))
     }
 
     /// The daemon's resident memory in bytes.
     pub(crate) fn memory(&self) -> io::Result<u64> {
-        let pid = self.daemon.as_ref().map_or(0, Child::id);
-        let status = fs::read_to_string(format!("/proc/{pid}/status"))?;
-        let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"));
-        let kib = line.and_then(|line| line.trim().trim_end_matches(" kB").parse::<u64>().ok());
-        kib.map(|kib| kib * 1024).ok_or_else(|| io::Error::other("no VmRSS"))
+        self.daemon.as_ref().ok_or_else(|| io::Error::other("no daemon"))?.memory()
     }
 
     /// How often each kind of request came to lockfs so far, by name.
@@ -136,29 +149,6 @@ impl Place {
 
     /// Unmounts, and waits until the daemon has ended.
     pub(crate) fn unmount(mut self) -> io::Result<()> {
-        self.end()
-    }
-
-    fn end(&mut self) -> io::Result<()> {
-        let Some(mut daemon) = self.daemon.take() else {
-            return Ok(());
-        };
-        let pid = libc::pid_t::try_from(daemon.id()).map_err(io::Error::other)?;
-        // SAFETY: kill(2) of a child that was not waited for.
-        unsafe { libc::kill(pid, libc::SIGTERM) };
-        let limit = Instant::now() + PATIENCE;
-        while daemon.try_wait()?.is_none() {
-            if Instant::now() > limit {
-                daemon.kill()?;
-            }
-            sleep(Duration::from_millis(1));
-        }
-        Ok(())
-    }
-}
-
-impl Drop for Place {
-    fn drop(&mut self) {
-        let _ = self.end();
+        self.daemon.as_mut().map_or(Ok(()), Daemon::end)
     }
 }

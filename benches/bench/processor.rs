@@ -17,6 +17,21 @@ pub(crate) enum On {
     Any,
 }
 
+impl On {
+    /// The word for it, for the processes that measure.
+    pub(crate) fn word(self) -> &'static str {
+        match self {
+            Self::One => "one",
+            Self::Any => "any",
+        }
+    }
+
+    /// What that word says.
+    pub(crate) fn said(word: &str) -> Self {
+        if word == "one" { Self::One } else { Self::Any }
+    }
+}
+
 /// Puts all threads of a process on a set of processors; 0 is this process.
 pub(crate) fn place(pid: u32, on: On) -> io::Result<()> {
     let tasks = if pid == 0 { "/proc/self/task".to_owned() } else { format!("/proc/{pid}/task") };
@@ -35,6 +50,24 @@ pub(crate) fn place(pid: u32, on: On) -> io::Result<()> {
         // A thread that ended meanwhile needs no place.
         if result != 0 && io::Error::last_os_error().raw_os_error() != Some(libc::ESRCH) {
             return Err(io::Error::last_os_error());
+        }
+    }
+    Ok(())
+}
+
+/// Puts all processes of a group on a set of processors: a daemon and what it started.
+pub(crate) fn place_group(group: u32, on: On) -> io::Result<()> {
+    let group = group.to_string();
+    for process in fs::read_dir("/proc")? {
+        let Some(pid) = process?.file_name().to_str().and_then(|name| name.parse().ok()) else {
+            continue;
+        };
+        // Field 5 is the group (proc_pid_stat(5)); the third behind the command, which may hold anything. A process
+        // that ended meanwhile is of no group.
+        let line = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
+        let fields = line.rsplit_once(')').map_or("", |(_, fields)| fields);
+        if fields.split_ascii_whitespace().nth(2) == Some(&*group) {
+            place(pid, on)?;
         }
     }
     Ok(())

@@ -19,9 +19,6 @@ use crate::fs::LockFs;
 /// What `/proc/mounts` calls the type of the file system.
 const SUBTYPE: &str = "lockfs";
 
-/// How many threads answer requests. More than there are processors, for a step may wait for the disk.
-const THREADS: usize = 4;
-
 /// How to mount.
 #[derive(Clone, Debug, Default)]
 pub struct MountOptions {
@@ -29,6 +26,8 @@ pub struct MountOptions {
     pub allow_other: bool,
     /// Options of mount(8) that the kernel takes: `ro`, `noexec`, `noatime`.
     pub flags: Vec<MountFlag>,
+    /// How many threads answer requests: more than there are processors, for a step waits for the store.
+    pub threads: usize,
 }
 
 /// An option of mount(8) that the kernel takes as a flag. `nosuid` and `nodev` are always on.
@@ -81,7 +80,7 @@ impl Mount {
         let mountpoint = mountpoint.canonicalize().map_err(failed("the directory can't be entered"))?;
         let device = if is_root() { as_root(&mountpoint, options) } else { by_helper(&mountpoint, options) };
         let device = device.map_err(|(step, error)| failed(step)(error))?;
-        let served = serve(fs, device).map_err(|(step, error)| {
+        let served = serve(fs, device, options.threads).map_err(|(step, error)| {
             // Mounted, and nobody answers: better not there at all.
             Unmounter(mountpoint.clone()).unmount().ok();
             failed(step)(error)
@@ -149,12 +148,16 @@ fn detach(mountpoint: &Path) -> io::Result<()> {
 type Failure = (&'static str, io::Error);
 
 /// Begins to answer the requests of a device.
-fn serve(fs: LockFs, device: OwnedFd) -> Result<(BackgroundSession, intercept::Guard), Failure> {
+fn serve(
+    fs: LockFs,
+    device: OwnedFd,
+    threads: usize,
+) -> Result<(BackgroundSession, intercept::Guard), Failure> {
     let guard = intercept::guard(device.as_raw_fd());
     let guard =
         guard.ok_or_else(|| ("too many mounts in one process", io::ErrorKind::QuotaExceeded.into()))?;
     let mut config = Config::default();
-    config.n_threads = Some(THREADS);
+    config.n_threads = Some(threads.max(1));
     // The kernel lets in whom the mount is for; there is nothing to check again.
     let session = Session::from_fd(Adapter { fs }, device, SessionACL::All, config);
     let session = session.map_err(|error| ("fuse", error))?;

@@ -18,6 +18,7 @@
 //! | `events` | stream | what happened, numbered; the last ten thousand |
 //! | `hosts`, `seen` | hash, sorted set | hosts: which daemon it is, when it was last heard of |
 //! | `recover` | set | hosts that still have to say what they hold |
+//! | `past` | sorted set | of each epoch before this one the last token that this data knows of; a thousand |
 //! | `q:DAEMON` | hash | the last answer to each request under way |
 //!
 //! No key of locks has an expiry of the server's: a part that goes by itself would tear the tree, and servers

@@ -4,7 +4,9 @@
 #![allow(dead_code, reason = "each test binary uses its own part")]
 #![allow(unreachable_pub, reason = "a module of several test binaries is nobody's crate")]
 
+pub mod arena;
 pub mod job;
+pub mod programs;
 pub mod sys;
 
 use std::fs;
@@ -25,6 +27,8 @@ pub struct Tree {
     dir: TempDir,
     daemon: Option<Child>,
     options: Vec<String>,
+    /// Variables of the daemon's environment.
+    environment: Vec<(String, String)>,
 }
 
 impl Tree {
@@ -40,15 +44,22 @@ impl Tree {
 
     /// The same, after `prepare` was shown where the store will be.
     pub fn prepared(options: &[&str], prepare: impl FnOnce(&Path)) -> Self {
+        let mut tree = Self::unmounted(options, &[]);
+        prepare(&tree.data_dir());
+        tree.mount();
+        tree
+    }
+
+    /// A tree that is not mounted yet, with variables of its daemon's environment.
+    pub fn unmounted(options: &[&str], environment: &[(&str, &str)]) -> Self {
         let dir = tempfile::Builder::new().prefix("lockfs-test-").tempdir().expect("a temporary directory");
         // Other users than root must be able to get to the mountpoint.
         fs::set_permissions(dir.path(), std::os::unix::fs::PermissionsExt::from_mode(0o755)).unwrap();
         fs::create_dir(dir.path().join("locks")).unwrap();
         let options = options.iter().map(|&option| option.to_owned()).collect();
-        let mut tree = Self { dir, daemon: None, options };
-        prepare(&tree.data_dir());
-        tree.mount();
-        tree
+        let environment =
+            environment.iter().map(|&(key, value)| (key.to_owned(), value.to_owned())).collect();
+        Self { dir, daemon: None, options, environment }
     }
 
     /// The root of the tree.
@@ -75,6 +86,7 @@ impl Tree {
     pub fn mount_command(&self) -> Command {
         let mut command = Command::new(LOCKFS);
         command.env_remove("LOCKFS_SESSION").env("LOCKFS_CONFIG", "/dev/null");
+        command.envs(self.environment.iter().map(|(key, value)| (key, value)));
         command.args(["mount", "--foreground", "--data-dir"]).arg(self.data_dir()).args(&self.options);
         command.arg(self.root());
         // A process group of its own, so that nothing that happens to the test's reaches it.
@@ -108,6 +120,22 @@ impl Tree {
         let mut daemon = self.daemon.take().expect("it is mounted");
         daemon.kill().unwrap();
         daemon.wait().unwrap();
+    }
+
+    /// Stops the daemon; returns when all of it stands still. What is asked of it waits.
+    pub fn pause(&self) {
+        signal(self.pid(), libc::SIGSTOP);
+        // SAFETY: the place for the answer lives until the call returns; a child that stops is not reaped.
+        let stopped = unsafe {
+            let mut info: libc::siginfo_t = std::mem::zeroed();
+            libc::waitid(libc::P_PID, self.pid(), &raw mut info, libc::WSTOPPED)
+        };
+        assert_eq!(stopped, 0, "{}", io::Error::last_os_error());
+    }
+
+    /// Lets a stopped daemon go on.
+    pub fn resume(&self) {
+        signal(self.pid(), libc::SIGCONT);
     }
 
     /// Tells the daemon to end, and waits for it.
@@ -171,6 +199,8 @@ impl Drop for Tree {
         // SAFETY: the path is a string that ends with NUL.
         unsafe { libc::umount2(root.as_ptr(), libc::MNT_DETACH) };
         if let Some(mut daemon) = self.daemon.take() {
+            // A test may have failed while it stood still.
+            signal(daemon.id(), libc::SIGCONT);
             signal(daemon.id(), libc::SIGTERM);
             let limit = Instant::now() + Duration::from_secs(10);
             while daemon.try_wait().is_ok_and(|status| status.is_none()) && Instant::now() < limit {

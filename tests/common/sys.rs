@@ -91,6 +91,18 @@ pub fn getxattr(path: impl AsRef<Path>, name: &str) -> io::Result<String> {
     getxattr_into(path, name, 4096).map(|value| String::from_utf8(value).unwrap())
 }
 
+/// fgetxattr(2) as text.
+pub fn fgetxattr(file: &File, name: &str) -> io::Result<String> {
+    let name = c(name);
+    let mut value = vec![0; 4096];
+    // SAFETY: the name ends with NUL, the length is the buffer's, the descriptor is open as long as the file lives,
+    // and all live until the call returns.
+    let answer =
+        unsafe { libc::fgetxattr(file.as_raw_fd(), name.as_ptr(), value.as_mut_ptr().cast(), value.len()) };
+    value.truncate(done(answer as i64)?);
+    Ok(String::from_utf8(value).unwrap())
+}
+
 /// llistxattr(2) into a buffer of `size` bytes.
 pub fn listxattr_into(path: impl AsRef<Path>, size: usize) -> io::Result<Vec<u8>> {
     let path = c(path);

@@ -6,12 +6,11 @@
 //! two from one name: it looks it up and makes it under the lock of the directory. Those directories are others,
 //! and show only what their session holds: there nothing but the answer to the call itself excludes.
 
-use std::fs::{self, Permissions};
-use std::os::unix::fs::PermissionsExt;
-use std::path::PathBuf;
+use std::fs;
 use std::process::{Child, Command, Stdio};
 
 use crate::common::Tree;
+use crate::common::arena::Arena;
 use crate::said;
 
 /// What each contender runs: it needs `acquire` and `release`, which know the lock as `$LOCK` and a name that no
@@ -73,7 +72,7 @@ impl Contest {
     #[track_caller]
     pub(crate) fn run_contenders(&self, functions: &str, contender: &str) {
         let tree = Tree::new();
-        let arena = Arena::new(&tree);
+        let arena = Arena::new(tree.scratch());
         let jobs: Vec<Child> = (0..self.jobs)
             .map(|job| {
                 let (enter, leave) = if job % 2 == 0 { ("", "") } else { (ENTER_SESSION, LEAVE_SESSION) };
@@ -83,7 +82,7 @@ impl Contest {
                 // Each child answers for itself: `wait` without an argument would hide how it ended.
                 let script =
                     format!("{functions}\n{children}\nfor child in $(jobs -p); do wait $child || exit; done");
-                arena.enter(tree.shell_as(self.users[job % self.users.len()], &script), self.rounds)
+                start(&arena, tree.shell_as(self.users[job % self.users.len()], &script), self.rounds)
             })
             .collect();
         // All of them end before one is judged: none is left without its mount.
@@ -91,45 +90,14 @@ impl Contest {
         for output in outputs {
             assert!(output.status.success(), "a contender failed: {}", said(&output));
         }
-        let wrong = arena.read("wrong");
-        let first = wrong.lines().take(10).collect::<Vec<_>>().join("\n");
-        assert!(
-            wrong.is_empty(),
-            "it let two in, or lost its holder, {} times:\n{first}",
-            wrong.lines().count()
-        );
-        let raised = self.jobs * self.children * self.rounds;
-        assert_eq!(arena.read("counter").trim(), raised.to_string(), "work was lost");
+        arena.judge(self.jobs * self.children * self.rounds);
         let left: Vec<_> =
             fs::read_dir(tree.root()).unwrap().map(|entry| entry.unwrap().file_name()).collect();
         assert!(left.iter().all(|name| name.as_encoded_bytes().starts_with(b".")), "left behind: {left:?}");
     }
 }
 
-/// What the contenders fight over.
-struct Arena(PathBuf);
-
-impl Arena {
-    fn new(tree: &Tree) -> Self {
-        let arena = tree.scratch().join("arena");
-        fs::create_dir(&arena).unwrap();
-        fs::set_permissions(&arena, Permissions::from_mode(0o777)).unwrap();
-        for (file, content) in [("counter", "0\n"), ("wrong", "")] {
-            fs::write(arena.join(file), content).unwrap();
-            fs::set_permissions(arena.join(file), Permissions::from_mode(0o666)).unwrap();
-        }
-        // Nobody ever writes into it: reading it with a timeout is a sleep that starts no process.
-        let made = Command::new("mkfifo").args(["-m", "666"]).arg(arena.join("never")).status().unwrap();
-        assert!(made.success());
-        Self(arena)
-    }
-
-    fn enter(&self, mut job: Command, rounds: usize) -> Child {
-        job.env("ARENA", &self.0).env("LOCK", "contended").env("ROUNDS", rounds.to_string());
-        job.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap()
-    }
-
-    fn read(&self, file: &str) -> String {
-        fs::read_to_string(self.0.join(file)).unwrap()
-    }
+fn start(arena: &Arena, mut job: Command, rounds: usize) -> Child {
+    job.env("ARENA", arena.path()).env("LOCK", "contended").env("ROUNDS", rounds.to_string());
+    job.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap()
 }

@@ -6,16 +6,25 @@
 //!
 //! The invariant: nothing here is ever an answer to who holds what. That only the server says.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::{HashMap, HashSet, VecDeque};
 use std::sync::Arc;
+use std::time::Duration;
 
 use super::codec::{Changed, Malformed, Stored};
-use crate::clock::Now;
+use crate::clock::{BootTime, Now};
 use crate::lock::{Attributes, EventKind, Ino, Name, Origin, Place, SessionId, SessionKind, Token, Ttl};
 use crate::table::{Begin, Caller, Claimant, Command, LockTable, Outcome, Refusal, Spot, View};
 
 /// How many directories are remembered that only lead to locks.
 const WAYS_MAX: usize = 10_000;
+
+/// How many sessions are remembered that hold nothing: others may have ended them, and nobody says so.
+const SESSIONS_MAX: usize = 1_000;
+
+/// For how long it is remembered what was released, and of how many locks: much longer than a replica that may
+/// be promoted is behind.
+const RELEASED_SPAN: Duration = Duration::from_secs(60);
+const RELEASED_MAX: usize = 10_000;
 
 /// The records of one object, as the server had them.
 #[derive(Clone, Debug, Default)]
@@ -45,6 +54,8 @@ pub(super) struct Copies {
     orphans: HashMap<Ino, Orphan>,
     /// Objects of which somebody else may have taken a name away.
     suspects: HashSet<Ino>,
+    /// What this host released lately, and when, oldest first: another primary may not know it.
+    released: VecDeque<(BootTime, Ino, Arc<[u8]>)>,
 }
 
 /// Whether what a step changed is worth knowing: what a sweep removes for others is not.
@@ -73,12 +84,16 @@ impl Copies {
                     {
                         self.orphans.insert(*ino, Orphan::of(*ino, copy, now)?);
                     }
-                    self.objects.remove(ino);
+                    if let Some(copy) = self.objects.remove(ino) {
+                        self.forget_releases(now.boot);
+                        self.released.push_back((now.boot, *ino, copy.record));
+                    }
                 }
                 Changed::Gone(ino) => drop(self.objects.remove(ino)),
                 Changed::Session(id, record, lost)
                     if what == Learn::All || self.sessions.contains_key(id) =>
                 {
+                    self.forget_idle_sessions();
                     self.sessions.insert(id.clone(), (Arc::clone(record), Arc::clone(lost)));
                 }
                 Changed::SessionGone(id) => drop(self.sessions.remove(id)),
@@ -86,6 +101,20 @@ impl Copies {
             }
         }
         Ok(())
+    }
+
+    fn forget_idle_sessions(&mut self) {
+        if self.sessions.len() >= SESSIONS_MAX + self.objects.len() {
+            let holders: HashSet<SessionId> = self.objects.values().filter_map(Copy::holder).collect();
+            self.sessions.retain(|id, _| holders.contains(id));
+        }
+    }
+
+    fn forget_releases(&mut self, now: BootTime) {
+        let is_old = |(at, ..): &(BootTime, _, _)| now.since(*at) > RELEASED_SPAN;
+        while self.released.len() >= RELEASED_MAX || self.released.front().is_some_and(is_old) {
+            self.released.pop_front();
+        }
     }
 
     /// Notes a directory that may lead to a lock of this host.
@@ -188,12 +217,16 @@ impl Copies {
         self.orphans.get(&ino)?.table.view(now, ino)
     }
 
-    /// All that this host has to say again: for each session, directory and lock four arguments of
-    /// `reassert.lua`, directories before what stands in them.
-    pub(super) fn claims(&self) -> Vec<[Vec<u8>; 4]> {
+    /// All that this host has to say again at `now`: for each session, release, directory and lock four
+    /// arguments of `reassert.lua`, in this order, and directories before what stands in them.
+    pub(super) fn claims(&mut self, now: Now) -> Vec<[Vec<u8>; 4]> {
         let mut claims = Vec::new();
+        self.forget_releases(now.boot);
         for (id, (record, lost)) in &self.sessions {
             claims.push([b"s".to_vec(), id.as_str().into(), record.to_vec(), lost.to_vec()]);
+        }
+        for (_, ino, record) in &self.released {
+            claims.push([b"r".to_vec(), ino.as_u64().to_be_bytes().to_vec(), record.to_vec(), Vec::new()]);
         }
         let mut told = HashSet::from([Ino::ROOT]);
         for ino in self.objects.keys() {
@@ -226,6 +259,11 @@ impl Copies {
 }
 
 impl Copy {
+    /// Who holds it.
+    fn holder(&self) -> Option<SessionId> {
+        Stored::parse(Ino::ROOT, &self.record).ok()?.record().session.clone()
+    }
+
     /// The directories that it stands in.
     fn parents(&self) -> Vec<Ino> {
         let stored = Stored::parse(Ino::ROOT, &self.record);

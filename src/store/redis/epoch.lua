@@ -13,8 +13,8 @@ step('epoch', function()
   if is_foreign() then return 'G' end
   local replid = replication()
   if replid ~= meta.replid then
-    meta.epoch = math.max(meta.epoch + 1, tonumber(ARGV[2]) + 1, math.floor(NOW / 1000000))
-    meta.seq, meta.replid = 0, replid
+    begin_epoch(math.max(meta.epoch + 1, tonumber(ARGV[2]) + 1, math.floor(NOW / 1000000)))
+    meta.replid = replid
     call('DEL', P .. 'recover')
     local last = call('ZRANGE', P .. 'seen', -1, -1, 'WITHSCORES')[2]
     if last then

@@ -33,6 +33,9 @@ const KEPT: usize = 10_000;
 /// How long to wait at most for an event that is known to have happened.
 const LAG: Duration = Duration::from_secs(1);
 
+/// An event with its number, and the inode that it is about.
+type Heeded = (u64, Event, Ino);
+
 /// What the follower has heard.
 #[derive(Debug, Default)]
 pub(super) struct Heard {
@@ -100,9 +103,6 @@ impl Heard {
     }
 }
 
-/// An event, with its number, and the number of the object that it happened to.
-type Numbered = (u64, Event, Ino);
-
 /// Hears events until the store is closed.
 pub(super) fn follow(requests: &Requests, heard: &Heard, copies: &Mutex<Copies>) {
     let mut link: Option<Link> = None;
@@ -150,7 +150,7 @@ pub(super) fn follow(requests: &Requests, heard: &Heard, copies: &Mutex<Copies>)
 }
 
 /// What came after the event numbered `last`; of what is none of our events, nothing.
-fn hear(link: &mut Link, requests: &Requests, last: u64) -> Result<Vec<Option<Numbered>>, LinkError> {
+fn hear(link: &mut Link, requests: &Requests, last: u64) -> Result<Vec<Option<Heeded>>, LinkError> {
     let mut command = redis::cmd("XREAD");
     command.arg("COUNT").arg(PAGE).arg("BLOCK").arg(u64::try_from(HOLD.as_millis()).unwrap_or(1000));
     command.arg("STREAMS").arg(requests.key("events")).arg(format!("{last}-0"));
@@ -167,7 +167,7 @@ fn hear(link: &mut Link, requests: &Requests, last: u64) -> Result<Vec<Option<Nu
 }
 
 /// The event of an entry of the stream.
-fn read_event(entry: &Value) -> Option<Numbered> {
+fn read_event(entry: &Value) -> Option<Heeded> {
     let Value::Array(parts) = entry else { return None };
     let [Value::BulkString(id), Value::Array(fields)] = parts.as_slice() else { return None };
     let [_, Value::BulkString(text)] = fields.as_slice() else { return None };

@@ -9,7 +9,8 @@
 -- ARGV[4]  uid of the root
 -- ARGV[5]  its gid
 -- ARGV[6]  the window in microseconds; 0 for a new namespace
--- ARGV[7]  a host that may hold something, and so on
+-- ARGV[7]  the generation that the daemon knew; '' where it knows of none
+-- ARGV[8]  a host that may hold something, and so on; '?' for those of which the daemon does not know
 -- Returns  'K' generation
 
 -- A host that was not heard of for so long is not waited for.
@@ -17,15 +18,23 @@ local SILENCE = 30000000
 
 step('found', function()
   load_meta()
-  if meta then return 'K' .. meta.gen end
+  if meta then
+    -- Founded by one who did not know how far tokens were. Those of this epoch may be another data's: they are no
+    -- proof for `was_given`.
+    if ARGV[7] ~= '' and ARGV[7] ~= meta.gen and meta.epoch <= tonumber(ARGV[2]) then
+      meta.epoch, meta.seq = ARGV[2] + 1, 0
+      save_meta()
+    end
+    return 'K' .. meta.gen
+  end
   for _, ino in ipairs(call('HKEYS', P .. 'o')) do
-    call('UNLINK', P .. 'd:' .. ino, P .. 'l:' .. ino, P .. 'open:' .. ino)
+    call('UNLINK', P .. 'd:' .. ino, P .. 'l:' .. ino)
   end
   for _, id in ipairs(call('HKEYS', P .. 's')) do
     call('UNLINK', P .. 'h:' .. id, P .. 'lost:' .. id)
   end
   call('UNLINK', P .. 'd:' .. ROOT, P .. 'l:' .. ROOT)
-  for _, key in ipairs({'o', 'b', 's', 'n', 'x', 'y', 'events', 'recover'}) do call('UNLINK', P .. key) end
+  for _, key in ipairs({'o', 'b', 's', 'n', 'x', 'y', 'events', 'recover', 'past'}) do call('UNLINK', P .. key) end
   local window = tonumber(ARGV[6])
   meta = {
     gen = ARGV[1], epoch = math.max(tonumber(ARGV[2]) + 1, math.floor(NOW / 1000000)), seq = 0,
@@ -33,7 +42,7 @@ step('found', function()
     tally = {0, 0, 0, 0, 0, 0, 0, 0},
   }
   if window > 0 then
-    for i = 7, #ARGV do call('SADD', P .. 'recover', ARGV[i]) end
+    for i = 8, #ARGV do call('SADD', P .. 'recover', ARGV[i]) end
     for _, host in ipairs(call('ZRANGEBYSCORE', P .. 'seen', NOW - SILENCE, '+inf')) do
       call('SADD', P .. 'recover', host)
     end

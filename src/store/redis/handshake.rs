@@ -148,18 +148,18 @@ impl Greeting {
     }
 }
 
-/// Asks the server what it is; refuses a replica, an old one, and one that is still reading its data.
+/// Asks the server what it is, within `limit`; refuses a replica, an old one, and one that is still reading its data.
 ///
 /// ROLE would say no more than INFO does, and needs one more permission.
 pub(super) fn introduce(
     wire: &mut Wire,
     endpoint: &Endpoint,
     address: &Address,
+    limit: Duration,
 ) -> Result<Server, LinkError> {
     let unfit = |why: String| LinkError::Unfit { address: address.clone(), why };
     let mut info = Cmd::new();
     info.arg("INFO");
-    let limit = endpoint.command_timeout;
     let why =
         |error: io::Error| LinkError::Unreachable { address: address.clone(), why: reason(&error, limit) };
     let text = match wire.ask(&[&info], limit).map_err(why)?.pop() {

@@ -47,6 +47,15 @@ pub(super) struct Neighbour {
     pub(super) silent: Duration,
 }
 
+/// How far an undo is to go.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Until {
+    /// The primary has it.
+    Done,
+    /// As many replicas as a grant needs have it.
+    Replicated,
+}
+
 /// What the keeper keeps.
 #[derive(Debug)]
 pub(super) struct Keeper {
@@ -163,10 +172,8 @@ impl Keeper {
             return Err(error);
         }
         self.requests.regain();
+        self.undo_all()?;
         self.look_at_root()?;
-        for undo in self.requests.undo.all() {
-            self.undo(&undo)?;
-        }
         for ino in self.copies(Copies::take_suspects) {
             self.confirm(ino)?;
         }
@@ -184,14 +191,14 @@ impl Keeper {
         if self.requests.known(|known| known.is_damaged) {
             self.mend()?;
         }
-        let told = self.tell(b"");
-        let mut epoch = match told {
-            // Whoever has lost the namespace founds it anew, and asks again.
-            Err(StoreError::Unavailable(_)) if self.is_lost()? => {
+        let mut epoch = match self.tell(b"")? {
+            Some(epoch) => epoch,
+            // It has lost the namespace, or has another one of that name.
+            None => {
                 self.found()?;
                 self.tell(b"")?
+                    .ok_or_else(|| StoreError::Unavailable("redis loses what it is told".to_owned()))?
             }
-            told => told?,
         };
         let generation = self.requests.known(|known| known.generation).unwrap_or_default();
         if epoch.is_of_another_server {
@@ -217,22 +224,31 @@ impl Keeper {
         Ok(())
     }
 
-    /// Whether the server has no namespace, or another one.
-    fn is_lost(&self) -> Result<bool, StoreError> {
-        let generation = self.requests.known(|known| known.generation).unwrap_or_default();
-        Ok(self.requests.run(Script::Counts, &[&generation])?.first() == Some(&b'G'))
-    }
-
-    /// Tells the others of this host, and hears of them; returns the epoch.
-    fn tell(&self, word: &[u8]) -> Result<Epoch, StoreError> {
+    /// Tells the others of this host, and hears of them; returns the epoch, or `None` where the data is not what
+    /// it was.
+    fn tell(&self, word: &[u8]) -> Result<Option<Epoch>, StoreError> {
         let taken = TAKEN.as_micros().to_string();
+        let generation = self.requests.known(|known| known.generation).unwrap_or_default();
         let (host, who, answers) = (self.host.as_bytes(), self.who.as_bytes(), self.requests.answers());
         let last = self.requests.known(|known| known.last_event).to_string();
-        let args: [&[u8]; 6] = [host, who, taken.as_bytes(), answers, word, last.as_bytes()];
-        let seen = self.requests.look_with(Script::Host, &args, Patience::None)?;
-        let mut reader = Reader::new(&seen.text);
+        let args: [&[u8]; 7] = [&generation, host, who, taken.as_bytes(), answers, word, last.as_bytes()];
+        let answer = self.requests.run(Script::Host, &args)?;
+        let mut reader = match answer.split_first() {
+            Some((b'K', rest)) => Reader::new(rest),
+            Some((b'B', other)) => {
+                let other = String::from_utf8_lossy(other);
+                return Err(StoreError::Failed(format!(
+                    "another machine is called {} in this namespace ({}): say --host-id",
+                    self.host,
+                    other.split(' ').next().unwrap_or_default()
+                )));
+            }
+            _ => return Ok(None),
+        };
+        reader.time().map_err(unreadable)?;
+        let is_settled = reader.byte().map_err(unreadable)? == 0;
         if reader.is_empty() {
-            return Ok(Epoch { number: 0, is_of_another_server: false });
+            return Ok(None);
         }
         let number = reader.u32().map_err(unreadable)?;
         let epoch = Epoch { number, is_of_another_server: reader.byte().map_err(unreadable)? == 0 };
@@ -247,7 +263,7 @@ impl Keeper {
             hosts.push(Neighbour { name, silent });
         }
         self.state(|state| {
-            if !seen.is_settled {
+            if !is_settled {
                 // Data was lost, and not all may have said yet that they are there: they are still waited for.
                 let mut silent = std::mem::take(&mut state.hosts);
                 silent.retain(|old| !hosts.iter().any(|host| host.name == old.name));
@@ -257,29 +273,37 @@ impl Keeper {
             state.replicas = Some(replicas);
             state.counts = Some(counts);
         });
-        Ok(epoch)
+        Ok(Some(epoch))
     }
 
     /// Founds the namespace, or finds it; where this host knows that there was one, its data was lost.
     fn found(&self) -> Result<(), StoreError> {
-        let past = self.requests.known(|known| known.generation.map(|_| (known.epoch, known.last_event)));
+        let past = self
+            .requests
+            .known(|known| known.generation.map(|known_as| (known_as, known.epoch, known.last_event)));
+        let is_new_here = past.is_none();
         let past = past.or_else(|| self.memory.read());
-        let (epoch, event) = past.unwrap_or_default();
+        let (known_as, epoch, event) = past.unwrap_or_default();
         let window = if past.is_some() { self.window } else { Duration::ZERO };
         let generation = new_generation().map_err(|error| StoreError::Failed(error.to_string()))?;
         let (uid, gid) = (self.owner.0.to_string(), self.owner.1.to_string());
         let numbers = [epoch.to_string(), event.to_string(), uid, gid, window.as_micros().to_string()];
         let mut args: Vec<&[u8]> = vec![&generation];
         args.extend(numbers.iter().map(String::as_bytes));
+        args.push(if past.is_some() { &known_as } else { b"" });
         let hosts = self.hosts();
         let awaited = hosts.iter().filter(|host| host.silent < SILENCE && host.name != self.host);
         args.extend(awaited.map(|host| host.name.as_bytes()));
         args.push(self.host.as_bytes());
+        if is_new_here {
+            // Hosts may have come while this one had no daemon.
+            args.push(b"?");
+        }
         let answer = self.requests.run(Script::Found, &args)?;
         let Some(found) = answer.strip_prefix(b"K").and_then(|found| Generation::try_from(found).ok()) else {
             return Err(StoreError::Failed("redis does not say which namespace it has".to_owned()));
         };
-        if past.is_some() {
+        if past.is_some() && found != known_as {
             log::warn!(
                 "redis has lost the namespace: hosts say what they hold, before anything else is granted"
             );
@@ -302,9 +326,10 @@ impl Keeper {
         }
     }
 
-    /// Says again what this host holds.
+    /// Says again what this host holds, and what it has released.
     fn reassert(&self) -> Result<(), StoreError> {
-        let claims = self.copies(|copies| copies.claims());
+        let now = self.requests.now();
+        let claims = self.copies(|copies| copies.claims(now));
         let mut rest = claims.as_slice();
         loop {
             let mut bytes = 0;
@@ -334,20 +359,48 @@ impl Keeper {
         }
     }
 
-    fn undo(&self, undo: &Undo) -> Result<(), StoreError> {
-        let generation = self.requests.known(|known| known.generation).unwrap_or_default();
-        if undo.generation == generation {
-            let (seat, request) = (undo.seat.to_string(), undo.request.to_string());
-            let args: [&[u8]; 5] = [&generation, b"0", &undo.answers, seat.as_bytes(), request.as_bytes()];
-            let answer = self.requests.run(Script::Undo, &args)?;
-            if answer.first() != Some(&b'K') {
-                return Err(StoreError::Unavailable("redis could not undo an acquire".to_owned()));
-            }
-            self.requests.meters.undone.count();
-            log::info!("undid an acquire whose outcome nobody knew");
+    /// Undoes what is on the list, at this server and at as many replicas as a grant needs.
+    fn undo_all(&self) -> Result<(), StoreError> {
+        let list = &self.requests.undo;
+        if list.len() == 0 {
+            return Ok(());
         }
-        self.requests.undo.remove(undo);
+        let epoch = self.requests.known(|known| known.epoch);
+        for undo in list.to_do(epoch) {
+            if self.undo(&undo, Until::Done)? {
+                self.requests.meters.undone.count();
+                log::info!("undid an acquire whose outcome nobody knew");
+            }
+            list.note(&undo, epoch);
+        }
+        // Undoing one again is a write behind all the others: who has it has them.
+        let has_replicas = match list.done(epoch) {
+            Some(undo) => self.undo(&undo, Until::Replicated)?,
+            None => false,
+        };
+        // Another server may have come while we spoke: it was not told of all.
+        if has_replicas && self.raise_epoch()? == epoch {
+            list.remove_done(epoch);
+        }
         Ok(())
+    }
+
+    /// Undoes one; whether it was of this data, and is done so far.
+    fn undo(&self, undo: &Undo, until: Until) -> Result<bool, StoreError> {
+        let generation = self.requests.known(|known| known.generation).unwrap_or_default();
+        if undo.generation != generation {
+            return Ok(until == Until::Replicated);
+        }
+        let (seat, request) = (undo.seat.to_string(), undo.request.to_string());
+        let args: [&[u8]; 5] = [&generation, b"0", &undo.answers, seat.as_bytes(), request.as_bytes()];
+        let (answer, is_done) = match until {
+            Until::Done => (self.requests.run(Script::Undo, &args)?, true),
+            Until::Replicated => self.requests.run_replicated(Script::Undo, &args)?,
+        };
+        match answer.first() {
+            Some(b'K') => Ok(is_done),
+            _ => Err(StoreError::Unavailable("redis could not undo an acquire".to_owned())),
+        }
     }
 
     fn look_at_root(&self) -> Result<(), StoreError> {
@@ -371,7 +424,10 @@ impl Keeper {
 
     /// Says that this host goes.
     pub(super) fn leave(&self) {
-        if let Err(error) = self.tell(b"leave") {
+        // Of a server that is gone nobody can take leave.
+        if self.requests.known(|known| known.gone.is_none())
+            && let Err(error) = self.tell(b"leave")
+        {
             log::debug!("could not say goodbye: {error}");
         }
         let (generation, epoch, event) = self
@@ -402,10 +458,15 @@ impl Memory {
         }
     }
 
-    /// The epoch and the number of the last event.
-    fn read(&self) -> Option<(u32, u64)> {
+    /// The generation, the epoch and the number of the last event.
+    fn read(&self) -> Option<(Generation, u32, u64)> {
         let text = fs::read_to_string(self.0.as_ref()?).ok()?;
-        let mut words = text.split_whitespace().skip(1);
-        Some((words.next()?.parse().ok()?, words.next()?.parse().ok()?))
+        let mut words = text.split_whitespace();
+        let digits = words.next()?;
+        let mut generation = Generation::default();
+        for (index, byte) in generation.iter_mut().enumerate() {
+            *byte = u8::from_str_radix(digits.get(2 * index..2 * index + 2)?, 16).ok()?;
+        }
+        Some((generation, words.next()?.parse().ok()?, words.next()?.parse().ok()?))
     }
 }

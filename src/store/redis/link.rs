@@ -211,9 +211,17 @@ impl Link {
     /// # Errors
     /// [`LinkError`], of those that say that nothing was sent, or `Server` where it can't say what it is yet.
     pub fn connect(primary: &Arc<Primary>) -> Result<Self, LinkError> {
+        Self::connect_within(primary, Duration::MAX)
+    }
+
+    /// The same for whoever can't wait that long: both timeouts are `limit` at most.
+    ///
+    /// # Errors
+    /// As [`connect`](Self::connect).
+    pub fn connect_within(primary: &Arc<Primary>, limit: Duration) -> Result<Self, LinkError> {
         primary.settle();
         let (address, generation) = primary.current().map_err(LinkError::NoPrimary)?;
-        let result = Self::connect_to(primary, address, generation);
+        let result = Self::connect_to(primary, address, generation, limit);
         if let Err(error) = &result {
             log::debug!("redis not connected: {error}");
             primary.doubt(generation);
@@ -225,6 +233,7 @@ impl Link {
         primary: &Arc<Primary>,
         address: Address,
         generation: Generation,
+        most: Duration,
     ) -> Result<Self, LinkError> {
         let endpoint = primary.endpoint();
         let mut registration = None;
@@ -237,9 +246,9 @@ impl Link {
         };
         let is_wanted = || primary.is_current(generation);
         let limit = endpoint.command_timeout;
-        let mut wire =
-            open(endpoint, &address, endpoint.connect_timeout, primary.clock(), &is_wanted, register)?;
-        let server = introduce(&mut wire, endpoint, &address)?;
+        let reaching = endpoint.connect_timeout.min(most);
+        let mut wire = open(endpoint, &address, reaching, primary.clock(), &is_wanted, register)?;
+        let server = introduce(&mut wire, endpoint, &address, limit.min(most))?;
         log::debug!("redis connected address={address} run_id={}", server.run_id);
         Ok(Self {
             wire,
@@ -371,6 +380,8 @@ pub(super) fn said(address: &Address, error: &redis::ServerError) -> LinkError {
     let fault = match error.details() {
         // The one error that has no word of its own (functions.c, `fcallCommandGeneric`).
         Some("Function not found") => Fault::NoFunction,
+        // In a function nobody gets to hear TRYAGAIN or ASK (script.c of Redis).
+        Some(details) if details.contains("access a non local key") => Fault::TryAgain,
         _ => Fault::of(error.code()),
     };
     // Where in the function it was is of no use to anybody who has not its text.

@@ -1,17 +1,22 @@
--- What a host says it holds, where the server may have forgotten it.
+-- What a host says it holds, and has released, where the server may have forgotten it.
 --
 -- Invariant: a lock comes back as it was, with its token and its number; where its name has another holder by
 -- now, the higher token keeps it, and the other one has lost it, and is told. What is past its deadline does not
--- come back.
+-- come back; nor what this data saw granted and has not any more: it was released, broken or expired since, and its
+-- host has not heard of that yet.
 --
 -- ARGV[6]  the host
 -- ARGV[7]  'more' or 'all': whether this host has said everything then
--- ARGV[8]  'd', 'o' or 's': a directory that leads to a lock, a lock, a session; directories from the top
+-- ARGV[8]  's', 'r' or 'o', in this order: a session, what was released, a lock or a directory that leads to one;
+--          directories from the top
 -- ARGV[9]  its number, or the session's name
 -- ARGV[10] its record
 -- ARGV[11] its note or target; of a session the names that it lost
 -- Further  four more of the same kind, and so on
 -- Returns  as `law/step.lua` says: how many came back
+
+-- How long to wait for hosts of which nobody knows: a daemon that runs notices within two seconds.
+local STRANGERS = 5000000
 
 local back
 
@@ -54,6 +59,8 @@ local function object_again(ino, text, body)
     if not less(theirs.token, mine.token) then return end
     for _, spot in ipairs(theirs.places) do displace(theirs, spot.parent, spot.name) end
     leave_session(theirs)
+  elseif was_given(mine.token) then
+    return
   end
   if not theirs and mine.kind == DIRECTORY then
     -- What is left of it from before the loss is nothing that anybody holds.
@@ -98,6 +105,13 @@ local function object_again(ino, text, body)
   mine.session = objects[ino] and id or ''
 end
 
+local function release_again(ino, text)
+  local o = object(ino)
+  if not o or o.token ~= parse_object(ino, text).token then return end
+  if o.kind == DIRECTORY and has_entries(ino) then return end
+  for _, spot in ipairs(o.places) do release(o, spot.parent, spot.name) end
+end
+
 step('reassert', function()
   back = 0
   local reply = before()
@@ -105,6 +119,8 @@ step('reassert', function()
   for i = 8, #ARGV, 4 do
     if ARGV[i] == 's' then
       session_again(ARGV[i + 1], ARGV[i + 2], ARGV[i + 3])
+    elseif ARGV[i] == 'r' then
+      release_again(ARGV[i + 1], ARGV[i + 2])
     else
       object_again(ARGV[i + 1], ARGV[i + 2], ARGV[i + 3])
     end
@@ -113,6 +129,9 @@ step('reassert', function()
     call('SREM', P .. 'recover', ARGV[6])
     if meta.recover ~= 0 and call('EXISTS', P .. 'recover') == 0 then
       meta.recover, meta_changed = 0, true
+    elseif meta.recover > NOW + STRANGERS and call('SCARD', P .. 'recover') == 1
+      and call('SISMEMBER', P .. 'recover', '?') == 1 then
+      meta.recover, meta_changed = NOW + STRANGERS, true
     end
   end
   return finish(count(back))

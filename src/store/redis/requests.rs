@@ -17,6 +17,7 @@ use std::time::Duration;
 use redis::Value;
 
 use super::codec::{Malformed, Reader};
+use super::endpoint::Place;
 use super::handshake::Server;
 use super::link::{Fault, Link, LinkError};
 use super::meters::Meters;
@@ -81,13 +82,26 @@ pub(super) struct Answer {
     pub(super) text: Vec<u8>,
 }
 
-/// Whether a step gives something that must be taken back where nobody knows whether it was given.
+/// What a step gives: with `--acks` what counts only when replicas have it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Gives {
-    /// A name to a holder.
+    /// A name to a holder. Where nobody knows whether it was given it must be taken back.
     Name,
+    /// A new token to whoever holds it then; there was a holder before, so nothing is taken back.
+    Token,
     /// Nothing of that kind.
     Nothing,
+}
+
+impl Gives {
+    /// Whether something was given, by what was answered.
+    fn has_given(self, answer: &[u8]) -> bool {
+        match self {
+            Self::Name => answer.first() == Some(&b'E'),
+            Self::Token => answer.first() != Some(&b'R'),
+            Self::Nothing => false,
+        }
+    }
 }
 
 /// Whether a request may wait for the server to come back.
@@ -111,6 +125,8 @@ pub(super) struct Requests {
     /// The key of this daemon's answers.
     answers: Vec<u8>,
     acks: u8,
+    /// Whether the namespace may move to another node while it is used.
+    moves: bool,
     seats: Mutex<Vec<Seat>>,
     last_seat: Mutex<u32>,
     known: Mutex<Known>,
@@ -140,6 +156,7 @@ impl Requests {
             is_damaged: false,
         };
         Self {
+            moves: matches!(primary.endpoint().place, Place::Cluster { .. }),
             primary,
             clock,
             meters: Meters::default(),
@@ -203,12 +220,11 @@ impl Requests {
 
     /// Notes that the server's clock said `theirs` somewhere between two moments of ours.
     fn compare_clocks(&self, theirs: BootTime, sent: BootTime, received: BootTime) {
-        let ours = sent + received.since(sent) / 2;
-        let offset = i128::from(theirs.as_nanos()) - i128::from(ours.as_nanos());
         let step = self.known(|known| {
-            let before = std::mem::replace(&mut known.offset, offset);
-            known.first_offset.get_or_insert(offset);
-            (before != 0).then_some(offset - before)
+            let before = known.first_offset.map(|_| known.offset);
+            known.offset = offset(before, theirs, sent, received);
+            known.first_offset.get_or_insert(known.offset);
+            before.map(|before| known.offset - before)
         });
         if let Some(step) = step.filter(|step| step.abs() > 500_000_000) {
             log::warn!("the clock of redis has stepped, and leases with it by_ms={}", step / 1_000_000);
@@ -312,13 +328,20 @@ impl Requests {
         }
         while seat.link.is_none() {
             self.await_server(deadline, patience)?;
-            match Link::connect(&self.primary) {
+            // Who asks waits no longer for a connection than for an answer; the keeper takes the time it needs.
+            let left = deadline.since(self.clock.now().boot);
+            let connected = match patience {
+                Patience::Command => Link::connect_within(&self.primary, left),
+                Patience::None => Link::connect(&self.primary),
+            };
+            match connected {
                 Ok(link) => {
                     self.meters.connected.count();
                     self.known(|known| known.server = Some(link.server().clone()));
                     seat.link = Some(link);
                 }
-                Err(error) if patience == Patience::None => {
+                // That there was little time left says nothing about the server.
+                Err(error) if patience == Patience::None || left < self.limit() / 4 => {
                     return Err(StoreError::Unavailable(error.to_string()));
                 }
                 Err(error) => self.lose(&error.to_string()),
@@ -359,7 +382,9 @@ impl Requests {
         limit: Duration,
     ) -> Result<Vec<u8>, LinkError> {
         let sent = self.clock.now().boot;
-        let command = script.command(&self.meta, args);
+        let keys = [self.meta.as_slice(), &self.meta];
+        let keys = if self.moves { &keys[..] } else { &keys[..1] };
+        let command = script.command(keys, args);
         let mut answer = link.query_within(&command, limit);
         if answer.as_ref().is_err_and(|error| error.fault() == Some(Fault::NoFunction)) {
             match link.query_within(&script::load(), limit) {
@@ -375,7 +400,10 @@ impl Requests {
             Value::BulkString(text) => text,
             other => format!("?{other:?}").into_bytes(),
         };
-        if let [b'K' | b'L', rest @ ..] = text.as_slice()
+        // What these two answer begins with no time.
+        let has_time = !matches!(script, Script::Found | Script::Epoch);
+        if has_time
+            && let [b'K' | b'L', rest @ ..] = text.as_slice()
             && let Ok(theirs) = Reader::new(rest).time()
         {
             self.compare_clocks(theirs, sent, received);
@@ -429,13 +457,6 @@ impl Requests {
                     }
                     Some((b'G', _)) if patience == Patience::Command => self.lose_data(seat, deadline)?,
                     Some((b'G', _)) => return Err(lost_data()),
-                    Some((b'B', who)) => {
-                        let who = String::from_utf8_lossy(who);
-                        return Err(StoreError::Failed(format!(
-                            "another machine has the name of this host in the namespace ({}): say --host-id",
-                            who.split(' ').next().unwrap_or_default()
-                        )));
-                    }
                     _ => return Err(foreign(&text)),
                 },
                 Err(error) => self.weigh(seat, &error, deadline, patience)?,
@@ -464,6 +485,12 @@ impl Requests {
                 return Err(StoreError::Failed(format!(
                     "{error} (a key of {}* is not lockfs': remove it)",
                     String::from_utf8_lossy(&self.prefix)
+                )));
+            }
+            // What redis says of a command in a script names neither the command nor the key.
+            Some(Fault::Other) if error.to_string().contains("The user executing the script") => {
+                return Err(StoreError::Failed(format!(
+                    "{error} (ACL SETUSER: give the user all that README.md says)"
                 )));
             }
             Some(Fault::Lost) => {
@@ -596,7 +623,7 @@ impl Requests {
                     let (now, event) = (moment(now.map_err(unreadable)?), event.map_err(unreadable)?);
                     self.known(|known| known.last_event = known.last_event.max(event));
                     let answer = Answer { now, text: rest[16..].to_vec() };
-                    if gives == Gives::Name && self.acks > 0 && matches!(answer.text.first(), Some(b'E')) {
+                    if self.acks > 0 && gives.has_given(&answer.text) {
                         *may_have_happened = true;
                         self.await_replicas(seat, deadline)?;
                         *may_have_happened = false;
@@ -640,7 +667,7 @@ impl Requests {
             Ok(other) => {
                 let count = if let Value::Int(count) = other { count } else { 0 };
                 Err(StoreError::Unavailable(format!(
-                    "{count} replicas of redis have it, and {} must (--acks): it is undone",
+                    "{count} replicas of redis have it, and {} must (--acks)",
                     self.acks
                 )))
             }
@@ -654,21 +681,44 @@ impl Requests {
 
     /// Runs a script as it is, once: for the keeper. The answer is a text, of whatever status.
     pub(super) fn run(&self, script: Script, args: &[&[u8]]) -> Result<Vec<u8>, StoreError> {
+        self.run_and(script, args, |_| Ok(())).map(|(answer, ())| answer)
+    }
+
+    /// The same, and whether as many replicas as a grant needs have all that the server had written until then.
+    pub(super) fn run_replicated(
+        &self,
+        script: Script,
+        args: &[&[u8]],
+    ) -> Result<(Vec<u8>, bool), StoreError> {
+        self.run_and(script, args, |link| {
+            if self.acks == 0 {
+                return Ok(true);
+            }
+            let span = PAUSE * 5;
+            let mut wait = redis::cmd("WAIT");
+            wait.arg(self.acks).arg(u64::try_from(span.as_millis()).unwrap_or(u64::MAX));
+            let count = link.query_within(&wait, self.limit() / 2 + span)?;
+            Ok(matches!(count, Value::Int(count) if count >= self.acks.into()))
+        })
+    }
+
+    fn run_and<T>(
+        &self,
+        script: Script,
+        args: &[&[u8]],
+        then: impl FnOnce(&mut Link) -> Result<T, LinkError>,
+    ) -> Result<(Vec<u8>, T), StoreError> {
         let deadline = self.clock.now().boot + self.limit();
         let mut seat = self.seat();
         let answer = match self.connect(&mut seat, deadline, Patience::None) {
-            Ok(link) => self.send(link, script, args, self.limit() / 2),
-            Err(error) => {
-                self.give_back(seat);
-                return Err(error);
-            }
-        };
-        let answer = match answer {
-            Ok(text) => Ok(text),
-            Err(error) => match self.weigh(&mut seat, &error, deadline, Patience::None) {
-                Err(error) => Err(error),
-                Ok(()) => Err(StoreError::Unavailable(error.to_string())),
-            },
+            Ok(link) => self
+                .send(link, script, args, self.limit() / 2)
+                .and_then(|answer| Ok((answer, then(link)?)))
+                .or_else(|error| {
+                    let weighed = self.weigh(&mut seat, &error, deadline, Patience::None);
+                    weighed.and_then(|()| Err(StoreError::Unavailable(error.to_string())))
+                }),
+            Err(error) => Err(error),
         };
         self.give_back(seat);
         answer
@@ -709,6 +759,17 @@ pub(super) struct Seen {
     pub(super) text: Vec<u8>,
 }
 
+/// The server's clock less ours, in nanoseconds, where it said `theirs` somewhere between two moments of ours. What
+/// was measured before stays where it can be right: a request that waited long says little of the clocks.
+fn offset(before: Option<i128>, theirs: BootTime, sent: BootTime, received: BootTime) -> i128 {
+    let nanos = |moment: BootTime| i128::from(moment.as_nanos());
+    let (least, most) = (nanos(theirs) - nanos(received), nanos(theirs) - nanos(sent));
+    match before {
+        Some(before) if (least..=most).contains(&before) => before,
+        _ => i128::midpoint(least, most),
+    }
+}
+
 /// A moment on the server's clock, of which wall time and lease time are one.
 pub(super) fn moment(boot: BootTime) -> Now {
     Now { boot, wall: WallTime::default() + boot.since(BootTime::default()) }
@@ -729,4 +790,20 @@ const LOST: &str = "the data of redis is not what it was";
 
 fn lost_data() -> StoreError {
     StoreError::Unavailable(LOST.to_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_request_that_waited_long_moves_no_clock() {
+        let at = BootTime::from_nanos;
+        assert_eq!(offset(None, at(1_000), at(100), at(120)), 890);
+        // It was answered before it waited, or after that: neither is news.
+        assert_eq!(offset(Some(890), at(1_900), at(1_000), at(5_000)), 890);
+        assert_eq!(offset(Some(890), at(5_880), at(1_000), at(5_000)), 890);
+        // The server's clock has stepped.
+        assert_eq!(offset(Some(890), at(9_000), at(1_000), at(1_020)), 7_990);
+    }
 }

@@ -68,12 +68,12 @@ static LIBRARY: LazyLock<Library> = LazyLock::new(|| {
 });
 
 impl Script {
-    /// The command that calls it on the namespace of `key`.
-    pub(super) fn command(self, key: &[u8], args: &[&[u8]]) -> Cmd {
+    /// The command that calls it on the namespace whose `keys` are those.
+    pub(super) fn command(self, keys: &[&[u8]], args: &[&[u8]]) -> Cmd {
         let mut command = redis::cmd("FCALL");
-        command.arg(&LIBRARY.names[self as usize]).arg(1).arg(key);
-        for arg in args {
-            command.arg(*arg);
+        command.arg(&LIBRARY.names[self as usize]).arg(keys.len());
+        for word in keys.iter().chain(args) {
+            command.arg(*word);
         }
         command
     }

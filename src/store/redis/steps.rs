@@ -57,11 +57,7 @@ impl RedisStore {
             }
             Command::Transfer { caller, ino, heir } => {
                 let (caller, ino) = (codec::caller(caller), ino.as_u64().to_be_bytes());
-                self.step(
-                    Script::Hand,
-                    &[b"transfer", &caller, &ino, heir.as_str().as_bytes()],
-                    Gives::Nothing,
-                )
+                self.step(Script::Hand, &[b"transfer", &caller, &ino, heir.as_str().as_bytes()], Gives::Token)
             }
             Command::BeginSession { caller } => {
                 self.session_step("begin", Some(caller), &caller.session.id, b"")
@@ -193,7 +189,8 @@ impl RedisStore {
         value: &[u8],
     ) -> Result<Outcome, StoreError> {
         let caller = caller.map(codec::caller).unwrap_or_default();
-        self.step(Script::Session, &[what.as_bytes(), &caller, id.as_str().as_bytes(), value], Gives::Nothing)
+        let gives = if what == "merge" { Gives::Token } else { Gives::Nothing };
+        self.step(Script::Session, &[what.as_bytes(), &caller, id.as_str().as_bytes(), value], gives)
     }
 
     fn tend(&self, what: &str, args: &[&[u8]]) -> Result<Outcome, StoreError> {
@@ -244,6 +241,6 @@ impl RedisStore {
         let parents = [from, to].map(|spot| spot.parent.as_u64().to_be_bytes());
         let heir = heir.map(SessionId::as_str).unwrap_or_default().as_bytes();
         let (from, to) = (from.name.as_bytes(), to.name.as_bytes());
-        self.step(Script::Rename, &[&caller, &parents[0], from, &parents[1], to, mode, heir], Gives::Nothing)
+        self.step(Script::Rename, &[&caller, &parents[0], from, &parents[1], to, mode, heir], Gives::Token)
     }
 }

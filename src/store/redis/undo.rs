@@ -3,6 +3,9 @@
 //! It is kept in a file, for their callers were told that they have not got the lock, and a lock that nobody
 //! knows of would stand for as long as its job lives. A line is written before the caller is told, and the file
 //! is cleared once nothing is left to undo; what was undone already is undone again without harm.
+//!
+//! With `--acks` what was undone stays on the list until as many replicas have that too: one that had got the
+//! acquire and not the undo would bring the lock back when it is promoted.
 
 use std::fs::{self, File};
 use std::io::{self, Write};
@@ -28,7 +31,21 @@ pub(super) struct Undo {
 #[derive(Debug)]
 pub(super) struct UndoList {
     file: Option<PathBuf>,
-    list: Mutex<Vec<Undo>>,
+    list: Mutex<Vec<Entry>>,
+}
+
+/// One request on the list.
+#[derive(Debug)]
+struct Entry {
+    undo: Undo,
+    /// In which epoch it was undone, where the replicas are still to have that.
+    undone_in: Option<u32>,
+}
+
+impl Entry {
+    fn new(undo: Undo) -> Self {
+        Self { undo, undone_in: None }
+    }
 }
 
 impl UndoList {
@@ -40,7 +57,7 @@ impl UndoList {
             Some(text) => text?,
         };
         // A line that was cut when the machine stopped is of a request whose caller was not told yet.
-        let list = text.lines().filter_map(Undo::parse).collect();
+        let list = text.lines().filter_map(Undo::parse).map(Entry::new).collect();
         Ok(Self { file: file.map(Path::to_owned), list: Mutex::new(list) })
     }
 
@@ -55,12 +72,25 @@ impl UndoList {
                 file.display()
             );
         }
-        list.push(undo);
+        list.push(Entry::new(undo));
     }
 
-    /// What is to be undone at present.
-    pub(super) fn all(&self) -> Vec<Undo> {
-        self.list().clone()
+    /// What is to be undone at the server of `epoch`.
+    pub(super) fn to_do(&self, epoch: u32) -> Vec<Undo> {
+        let list = self.list();
+        list.iter().filter(|entry| entry.undone_in != Some(epoch)).map(|entry| entry.undo.clone()).collect()
+    }
+
+    /// One that was undone at the server of `epoch`, of those that are still listed.
+    pub(super) fn done(&self, epoch: u32) -> Option<Undo> {
+        let list = self.list();
+        list.iter().rev().find(|entry| entry.undone_in == Some(epoch)).map(|entry| entry.undo.clone())
+    }
+
+    /// Notes that a request was undone at the server of `epoch`.
+    pub(super) fn note(&self, undone: &Undo, epoch: u32) {
+        let mut list = self.list();
+        list.iter_mut().filter(|entry| entry.undo == *undone).for_each(|entry| entry.undone_in = Some(epoch));
     }
 
     /// How many.
@@ -68,10 +98,10 @@ impl UndoList {
         self.list().len()
     }
 
-    /// Takes out what has been undone.
-    pub(super) fn remove(&self, undone: &Undo) {
+    /// Takes out what was undone at the server of `epoch`.
+    pub(super) fn remove_done(&self, epoch: u32) {
         let mut list = self.list();
-        list.retain(|undo| undo != undone);
+        list.retain(|entry| entry.undone_in != Some(epoch));
         if list.is_empty()
             && let Some(file) = &self.file
         {
@@ -79,7 +109,7 @@ impl UndoList {
         }
     }
 
-    fn list(&self) -> MutexGuard<'_, Vec<Undo>> {
+    fn list(&self) -> MutexGuard<'_, Vec<Entry>> {
         self.list.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
@@ -125,10 +155,15 @@ mod tests {
         list.add(undo(2));
         append(&file, "0707 cut off").unwrap();
         let again = UndoList::open(Some(&file)).unwrap();
-        assert_eq!(again.all(), [undo(1), undo(2)]);
-        again.remove(&undo(1));
+        assert_eq!(again.to_do(7), [undo(1), undo(2)]);
+        again.note(&undo(1), 7);
+        assert_eq!((again.to_do(7), again.done(7)), (vec![undo(2)], Some(undo(1))));
+        again.remove_done(7);
         assert!(file.exists());
-        again.remove(&undo(2));
+        again.note(&undo(2), 7);
+        assert_eq!(again.to_do(8), [undo(2)], "another server may not know");
+        again.note(&undo(2), 8);
+        again.remove_done(8);
         assert!(!file.exists());
     }
 }

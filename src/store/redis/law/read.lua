@@ -8,6 +8,7 @@
 -- are compared for equality only: `<` on strings follows the server's locale.
 --
 -- KEYS[1]  P .. 'meta', where P is `lockfs:{NAMESPACE}:`; every other key begins with P and lies in its slot
+-- KEYS[2]  the same again where slots may move: on a cluster
 -- ARGV[1]  the generation of the data that the daemon knows
 
 -- Set when a function starts: while the server loads a library it has nothing but `redis`, and not all of that.
@@ -306,15 +307,16 @@ local function live(ino)
   return o and not is_dead(o) and o or nil
 end
 
--- The path of an entry: names joined by slashes.
+-- The path of an entry: names joined by slashes. The root is not asked, for it has no name.
 local function path_at(parent, name)
-  local names = {name}
-  local o = object(parent)
-  while o and o.places[1] do
-    table.insert(names, 1, o.places[1].name)
-    o = object(o.places[1].parent)
+  local path = name
+  while parent ~= ROOT do
+    local o = object(parent)
+    local above = o and o.places[1]
+    if not above then break end
+    path, parent = above.name .. '/' .. path, above.parent
   end
-  return table.concat(names, '/')
+  return path
 end
 
 -- What a session holds: changes of this step by id, each from ino to its ttl, or to false where it let go.

@@ -21,7 +21,7 @@
 local LINK_MAX, NOTE_MAX, LOST_MAX = 1000, 65536, 1000
 local GRAIN = 1000000
 local ACQUIRE, RELEASE, EXPIRE, BREAK, TRANSFER, BEGIN, END, LOST = 0, 1, 2, 3, 4, 5, 6, 7
-local EVENTS_MAX = 10000
+local EVENTS_MAX, EPOCHS_MAX = 10000, 1000
 
 local queue, events, emptied, removed, dirty, bodies, checks, meta_changed
 
@@ -36,6 +36,21 @@ local function next_token()
     meta.epoch, meta.seq = meta.epoch + 1, 0
   end
   return pack('>I4I4', meta.epoch, meta.seq)
+end
+
+-- Begins an epoch. How far the tokens of the last one went in this data is kept for `was_given`.
+local function begin_epoch(epoch)
+  call('ZADD', P .. 'past', meta.epoch, pack('>I4I4', meta.epoch, meta.seq))
+  call('ZREMRANGEBYRANK', P .. 'past', 0, -EPOCHS_MAX - 1)
+  meta.epoch, meta.seq = epoch, 0
+end
+
+-- Whether this data knows of the step that gave a token. What has it, and is not here, was ended since.
+local function was_given(token)
+  local epoch, seq = parse('>I4I4', token)
+  if epoch == meta.epoch then return seq <= meta.seq end
+  local last = call('ZRANGEBYSCORE', P .. 'past', epoch, epoch)[1]
+  return last and not less(last, token)
 end
 
 -- The object, to change it.
@@ -643,9 +658,28 @@ local function add_event(event)
   meta.events = meta.events + 1
 end
 
+-- Asks for every key that is about to be written. While a slot of a cluster moves, its keys do so one by one, and
+-- what is not here may be there already: the server then ends the script, which must not have written half a step.
+local function reach()
+  local keys = {KEYS[1], ARGV[3]}
+  local function add(key) keys[#keys + 1] = key end
+  if next(dirty.objects) then add(P .. 'o') end
+  if next(bodies) then add(P .. 'b') end
+  if next(dirty.sessions) then add(P .. 's') end
+  if events[1] then add(P .. 'events') end
+  for ino in pairs(dirty.dirs) do add(P .. 'd:' .. ino) end
+  for id in pairs(dirty.sessions) do add(P .. 'lost:' .. id) end
+  for _, write in ipairs(queue) do
+    add(write[2])
+    if write[1] == 'DEL' and write[3] then add(write[3]) end
+  end
+  call('EXISTS', spread(keys))
+end
+
 -- Writes the step, and answers with its outcome and all that it changed.
 local function finish(outcome)
   settle_sessions()
+  if KEYS[2] then reach() end
   check_writes()
   -- First what may be refused for want of memory: after a write nothing is any more (script.c, `scriptCall`).
   for _, event in ipairs(events) do add_event(event) end

@@ -1,0 +1,134 @@
+//! The floor of the Redis store: the steps of a pair on a mount, asked of the store itself, with no file system.
+//!
+//! A pair is a look-up, an acquire, a look-up and a release, as the kernel asks for them; the caller is found as the
+//! daemon finds it. Nothing here knows which store it is but [`open`].
+
+use std::io;
+use std::path::Path;
+use std::process::Command as Program;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use lockfs::clock::SystemClock;
+use lockfs::lock::{Ino, Name, Ttl};
+use lockfs::locks::{LockService, Processes, Requester};
+use lockfs::store::LockStore;
+use lockfs::store::redis::{Acks, Endpoint, Options, RedisStore};
+use lockfs::table::{Caller, Command, Existing, New, Opening, Reply, Spot};
+
+use crate::client::{self, Measured, Sample, Work};
+
+/// What is measured, in a figure's name.
+pub(crate) const NAME: &str = "raw scripts";
+
+/// What this host is called by what asks the store without a daemon.
+const HOST: &str = "bench";
+
+/// How long locks live untouched.
+const TTL: Duration = Duration::from_secs(300);
+
+/// A namespace of the server at `url`, as the daemon opens it.
+fn open(url: &str, namespace: &str) -> io::Result<Arc<dyn LockStore>> {
+    let endpoint = Endpoint::parse(url).map_err(io::Error::other)?;
+    let options = Options {
+        acks: Acks::default_of(&endpoint.place),
+        endpoint,
+        namespace: namespace.to_owned(),
+        host: HOST.to_owned(),
+        machine: "bench".to_owned(),
+        owner: (0, 0),
+        state: None,
+        window: TTL,
+    };
+    Ok(Arc::new(RedisStore::open(&options, Arc::new(SystemClock)).map_err(io::Error::other)?))
+}
+
+/// A store, and this process as a caller of it.
+#[derive(Debug)]
+pub(crate) struct Raw {
+    service: LockService,
+    caller: Caller,
+}
+
+impl Raw {
+    pub(crate) fn open(url: &str, namespace: &str) -> io::Result<Self> {
+        let processes = Processes::new(HOST.parse().map_err(|_| io::Error::other("no host id"))?)?;
+        let service = LockService::new(open(url, namespace)?, processes, Ttl::For(TTL));
+        let who = Requester { uid: 0, gid: 0, pid: std::process::id() };
+        let caller = service.caller(who).map_err(io::Error::other)?;
+        Ok(Self { service, caller })
+    }
+
+    fn execute(&self, command: &Command) -> io::Result<Reply> {
+        let outcome = self.service.store().execute(command).map_err(io::Error::other)?;
+        outcome.map_err(|refusal| io::Error::other(format!("refused: {refusal:?}")))
+    }
+
+    fn make(&self, spot: Spot, new: New, mode: u16) -> io::Result<Ino> {
+        let caller = self.caller.clone();
+        match self.execute(&Command::Acquire { caller, spot, new, mode, existing: Existing::Refuse })? {
+            Reply::Entry(attributes) => Ok(attributes.ino),
+            other => Err(io::Error::other(format!("{other:?} to an acquire"))),
+        }
+    }
+
+    /// Makes a directory in the root.
+    pub(crate) fn make_directory(&self, name: &str) -> io::Result<Ino> {
+        self.make(spot(Ino::ROOT, name)?, New::Directory, 0o755)
+    }
+
+    /// Acquires. Closed, for there is no descriptor that keeps it open once it is released.
+    pub(crate) fn acquire(&self, spot: &Spot) -> io::Result<()> {
+        self.make(spot.clone(), New::File(Opening::Closed), 0o644).map(drop)
+    }
+
+    fn release(&self, spot: &Spot) -> io::Result<()> {
+        self.execute(&Command::Unlink { caller: self.caller.clone(), spot: spot.clone() }).map(drop)
+    }
+
+    fn look_up(&self, spot: &Spot, is_there: bool) -> io::Result<()> {
+        match self.service.store().lookup(spot).map_err(io::Error::other)? {
+            found if found.is_some() == is_there => Ok(()),
+            found => Err(io::Error::other(format!("{found:?} at {spot:?}"))),
+        }
+    }
+
+    fn pair(&self, spot: &Spot) -> io::Result<Sample> {
+        let before = Instant::now();
+        self.look_up(spot, false)?;
+        self.acquire(spot)?;
+        let acquired = Instant::now();
+        self.look_up(spot, true)?;
+        self.release(spot)?;
+        Ok(Sample { open: acquired - before, unlink: acquired.elapsed(), ..Sample::default() })
+    }
+}
+
+/// A name in a directory.
+pub(crate) fn spot(parent: Ino, name: &str) -> io::Result<Spot> {
+    let name = Name::parse(name.as_bytes()).map_err(|_| io::Error::other("no name"))?;
+    Ok(Spot { parent, name })
+}
+
+/// Pairs on the server at `url`, by a process of its own.
+pub(crate) fn measure(work: &Work, span: Duration, url: &str) -> io::Result<Measured> {
+    let program: &Path = &std::env::current_exe()?;
+    let numbers = [work.threads.to_string(), span.as_micros().to_string()];
+    Measured::by(Program::new(program).args(["raw", url, work.on.word()]).args(numbers))
+}
+
+/// That process. Each thread has a directory of its own; all have one store.
+pub(crate) fn run(words: &[&str]) -> io::Result<()> {
+    let usage = || io::Error::other("raw URL one|any THREADS MICROSECONDS");
+    let [url, on, threads, micros] = words else {
+        return Err(usage());
+    };
+    let threads: usize = threads.parse().map_err(|_| usage())?;
+    let span = Duration::from_micros(micros.parse().map_err(|_| usage())?);
+    crate::processor::place(0, crate::processor::On::said(on))?;
+    let raw = Raw::open(url, &format!("raw-{}", std::process::id()))?;
+    client::tell(threads, |thread, start_line| {
+        let spots = [spot(raw.make_directory(&format!("d{thread}"))?, "pair")?];
+        client::pairs(span, &spots, start_line, |spot| raw.pair(spot))
+    })
+}
