@@ -130,6 +130,8 @@ impl Holders {
                     false
                 }
                 (Renewed::LongAgo, _) => true,
+                // A clock that has gone back may go forward again, and count all that time against the holder.
+                (Renewed::At(then), _) if then > now + period => true,
                 (Renewed::At(then), Some(span)) => now.since(then) + period >= span / 3,
             };
             if due {
@@ -180,6 +182,18 @@ mod tests {
             renewals.extend(chores.renew.iter().map(|_| tick * 250));
         }
         assert_eq!(renewals, [9_750, 19_500, 29_250, 39_000, 48_750, 58_500, 68_250, 78_000, 87_750, 97_500]);
+    }
+
+    #[test]
+    fn a_clock_that_goes_back_has_everybody_renewed_at_once() {
+        let mut holders = Holders::default();
+        holders.watch(&id("a"), &job(7));
+        know(&mut holders, 300);
+        assert_eq!(holders.tick(at(600_000), PERIOD, &HashSet::new()), Chores::default());
+        assert_eq!(holders.tick(at(599_900), PERIOD, &HashSet::new()), Chores::default());
+        assert_eq!(holders.tick(at(500_000), PERIOD, &HashSet::new()).renew.len(), 1);
+        know(&mut holders, 300);
+        assert_eq!(holders.tick(at(500_250), PERIOD, &HashSet::new()), Chores::default());
     }
 
     #[test]

@@ -14,22 +14,9 @@ struct Watcher {
     child: Child,
     lines: Receiver<String>,
     seen: Vec<String>,
-    /// What it says on stderr, and has said.
-    talk: Receiver<String>,
+    errors: Receiver<String>,
+    /// What it said on stderr.
     said: String,
-}
-
-/// The lines of `source`, as they come.
-fn lines_of(source: impl Read + Send + 'static) -> Receiver<String> {
-    let (sender, lines) = channel();
-    std::thread::spawn(move || {
-        for line in BufReader::new(source).lines() {
-            if sender.send(line.unwrap()).is_err() {
-                break;
-            }
-        }
-    });
-    lines
 }
 
 impl Watcher {
@@ -37,8 +24,8 @@ impl Watcher {
     fn start(world: &World, flags: &[&str]) -> Self {
         let mut child = world.command(&[&["watch"], flags].concat()).spawn().unwrap();
         let lines = lines_of(child.stdout.take().unwrap());
-        let talk = lines_of(child.stderr.take().unwrap());
-        let mut watcher = Self { child, lines, seen: Vec::new(), talk, said: String::new() };
+        let errors = lines_of(child.stderr.take().unwrap());
+        let mut watcher = Self { child, lines, seen: Vec::new(), errors, said: String::new() };
         let mut count = 0;
         eventually("the watcher watches", || {
             count += 1;
@@ -54,6 +41,15 @@ impl Watcher {
 
     fn take(&mut self) {
         self.seen.extend(self.lines.try_iter());
+        self.said.extend(self.errors.try_iter().map(|line| line + "\n"));
+    }
+
+    /// Waits until it has said so on stderr.
+    fn says(&mut self, part: &str) {
+        eventually(&format!("the watcher says {part}"), || {
+            self.take();
+            self.said.contains(part)
+        });
     }
 
     /// Waits until a line has all of `parts`.
@@ -74,21 +70,25 @@ impl Watcher {
         names.filter(|name| name.starts_with(start)).map(str::to_owned).collect()
     }
 
-    /// Waits until it says `word` on stderr.
-    fn says(&mut self, word: &str) {
-        eventually(&format!("the watcher says {word}"), || {
-            self.said.extend(self.talk.try_iter().map(|line| line + "\n"));
-            self.said.contains(word)
-        });
-    }
-
     /// Ends it as Ctrl-C does; what it said on stderr.
     fn end(mut self) -> String {
         kill("INT", &self.child.id().to_string());
         self.child.wait().unwrap();
-        self.said.extend(self.talk.iter().map(|line| line + "\n"));
+        self.said.extend(self.errors.iter().map(|line| line + "\n"));
         self.said
     }
+}
+
+fn lines_of(stream: impl Read + Send + 'static) -> Receiver<String> {
+    let (sender, lines) = channel();
+    std::thread::spawn(move || {
+        for line in BufReader::new(stream).lines() {
+            if sender.send(line.unwrap()).is_err() {
+                break;
+            }
+        }
+    });
+    lines
 }
 
 /// A mount of the namespace that `server` has, on a host of that name.
@@ -168,7 +168,6 @@ fn watch_sees_all_hosts_in_one_order_over_a_restart_of_redis() {
     };
     (0..20).for_each(|number| acquire(&format!("before-{number}")));
     server.kill();
-    eventually("both notice", || [&a, &b].iter().all(|world| status(world).contains("state: unreachable\n")));
     watchers.iter_mut().for_each(|watcher| watcher.says("redis is gone"));
     let tail = at_once("events", || fs::read_to_string(a.path(".lockfs/events")).unwrap());
     assert!(tail.contains("path=x-before-0-a\n"), "{tail}");
@@ -180,6 +179,7 @@ fn watch_sees_all_hosts_in_one_order_over_a_restart_of_redis() {
     for watcher in &mut watchers {
         watcher.sees(&["x-after-19-b"]);
         assert_eq!(watcher.acquired("x-"), expected);
+        watcher.says("works again");
     }
     let said = watchers.map(Watcher::end);
     for said in said {
@@ -289,4 +289,34 @@ fn the_mount_says_how_it_is_while_redis_is_gone_or_stands_still() {
         assert!(metric(&a, "lockfs_up") + metric(&a, "lockfs_redis_up") < 0.5);
         assert!((metric(&a, "lockfs_redis_outages_total") - 1.0).abs() < 0.001);
     }
+}
+
+#[test]
+fn a_foreign_key_is_an_error_and_no_free_lock() {
+    let server = RedisServer::start();
+    let world = host(&server, "dev1");
+    fs::create_dir(world.path("d")).unwrap();
+    fs::write(world.path("d/x"), "note").unwrap();
+    let daemon = world.daemon();
+    for key in ["o", "s", "b", "meta", "events", "x"] {
+        let key = format!("lockfs:{{default}}:{key}");
+        let kind = server.command(&["TYPE", &key]);
+        server.command(&["DEL", &key]);
+        let foreign = if kind == "string" { ["RPUSH", &key, "foreign"] } else { ["SET", &key, "foreign"] };
+        // The daemon may have made it anew.
+        eventually("it is foreign", || server.query::<redis::Value>(&foreign).is_ok());
+        let made = fs::File::create_new(world.path("d/x"));
+        assert_ne!(made.expect_err("it is held").kind(), std::io::ErrorKind::NotFound);
+        let found = fs::metadata(world.path("d/x")).err().map(|error| error.kind());
+        assert_ne!(found, Some(std::io::ErrorKind::NotFound), "{key}");
+        status(&world);
+        server.command(&["DEL", &key]);
+        eventually("it works again", || {
+            fs::read_to_string(world.path("d/x")).is_ok_and(|note| note == "note")
+                && fs::write(world.path("d/y"), "").is_ok()
+                && fs::remove_file(world.path("d/y")).is_ok()
+                && world.lockfs(&["status"]).code == 0
+        });
+    }
+    assert_eq!(world.daemon(), daemon);
 }

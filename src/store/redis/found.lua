@@ -13,6 +13,9 @@
 -- ARGV[8]  a host that may hold something, and so on; '?' for those of which the daemon does not know
 -- Returns  'K' generation
 
+-- A host that was not heard of for so long is not waited for.
+local SILENCE = 30000000
+
 step('found', function()
   load_meta()
   if meta then
@@ -30,6 +33,7 @@ step('found', function()
   for _, id in ipairs(call('HKEYS', P .. 's')) do
     call('UNLINK', P .. 'h:' .. id, P .. 'lost:' .. id)
   end
+  call('UNLINK', P .. 'd:' .. ROOT, P .. 'l:' .. ROOT)
   for _, key in ipairs({'o', 'b', 's', 'n', 'x', 'y', 'events', 'recover', 'past'}) do call('UNLINK', P .. key) end
   local window = tonumber(ARGV[6])
   meta = {
@@ -37,8 +41,11 @@ step('found', function()
     replid = (replication()), events = tonumber(ARGV[3]), locks = 0, recover = window > 0 and NOW + window or 0,
     tally = {0, 0, 0, 0, 0, 0, 0, 0},
   }
-  for i = 8, #ARGV do
-    if window > 0 then call('SADD', P .. 'recover', ARGV[i]) end
+  if window > 0 then
+    for i = 8, #ARGV do call('SADD', P .. 'recover', ARGV[i]) end
+    for _, host in ipairs(call('ZRANGEBYSCORE', P .. 'seen', NOW - SILENCE, '+inf')) do
+      call('SADD', P .. 'recover', host)
+    end
   end
   call('HSET', P .. 'o', ROOT, write_object({
     kind = DIRECTORY, token = ROOT, mode = 1023, uid = tonumber(ARGV[4]), gid = tonumber(ARGV[5]), mtime = WALL,

@@ -10,6 +10,7 @@
 look('held', function()
   local shown, cookies = {}, {}
   for _, ino in ipairs(holds(ARGV[2])) do
+    if not object(ino) then miss(P .. 'o', ino) end
     local o = live(ino)
     for _, place in ipairs(o and o.places or {}) do
       -- Upwards until the directory asked for: the name there is the entry, seen once.

@@ -24,6 +24,8 @@ step('host', function()
     call('UNLINK', ARGV[5])
     return answer('')
   end
+  if call('HLEN', P .. 'o') ~= meta.locks + 1 then miss(P .. 'o') end
+  if call('ZCARD', P .. 'n') ~= call('HLEN', P .. 's') then miss(P .. 'n') end
   local machine = string.match(who, '^%S+')
   if other and string.match(other, '^%S+') ~= machine and seen and NOW - seen < tonumber(ARGV[4]) then
     return 'B' .. other

@@ -190,6 +190,9 @@ impl Keeper {
         if self.requests.known(|known| known.generation.is_none()) {
             self.found()?;
         }
+        if self.requests.known(|known| known.is_damaged) {
+            self.mend()?;
+        }
         let mut epoch = match self.tell(b"")? {
             Some(epoch) => epoch,
             // It has lost the namespace, or has another one of that name.
@@ -217,6 +220,17 @@ impl Keeper {
         Ok(())
     }
 
+    /// Has the namespace mended. Where that is not possible it has no head any more, as if all had been lost.
+    fn mend(&self) -> Result<(), StoreError> {
+        let generation = self.requests.known(|known| known.generation).unwrap_or_default();
+        match self.requests.run(Script::Mend, &[&generation])?.first() {
+            Some(b'K') => log::warn!("a part of the data of redis went, and was made anew from the rest"),
+            _ => log::warn!("a part of the data of redis went, and its hosts say again what they hold"),
+        }
+        self.requests.known(|known| known.is_damaged = false);
+        Ok(())
+    }
+
     /// Tells the others of this host, and hears of them; returns the epoch, or `None` where the data is not what
     /// it was.
     fn tell(&self, word: &[u8]) -> Result<Option<Epoch>, StoreError> {
@@ -239,7 +253,7 @@ impl Keeper {
             _ => return Ok(None),
         };
         reader.time().map_err(unreadable)?;
-        reader.byte().map_err(unreadable)?;
+        let is_settled = reader.byte().map_err(unreadable)? == 0;
         if reader.is_empty() {
             return Ok(None);
         }
@@ -258,6 +272,12 @@ impl Keeper {
             hosts.push(Neighbour { name, silent });
         }
         self.state(|state| {
+            if !is_settled {
+                // Data was lost, and not all may have said yet that they are there: they are still waited for.
+                let mut silent = std::mem::take(&mut state.hosts);
+                silent.retain(|old| !hosts.iter().any(|host| host.name == old.name));
+                hosts.extend(silent);
+            }
             state.hosts = hosts;
             state.replicas = Some(replicas);
             state.counts = Some(counts);

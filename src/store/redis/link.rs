@@ -49,6 +49,10 @@ pub enum Fault {
     NoReplicas,
     /// WRONGTYPE: the key holds something else than we put there.
     WrongType,
+    /// LOCKFS: a function of ours says that something is not as lockfs leaves it.
+    Complaint,
+    /// LOST: a function of ours says that a part of the namespace went.
+    Lost,
     /// Anything else.
     Other,
 }
@@ -69,6 +73,8 @@ impl Fault {
             "NOAUTH" | "WRONGPASS" | "NOPERM" | "DENIED" => Self::Denied,
             "NOREPLICAS" => Self::NoReplicas,
             "WRONGTYPE" => Self::WrongType,
+            "LOCKFS" => Self::Complaint,
+            "LOST" => Self::Lost,
             _ => Self::Other,
         }
     }
@@ -378,7 +384,10 @@ pub(super) fn said(address: &Address, error: &redis::ServerError) -> LinkError {
         Some(details) if details.contains("access a non local key") => Fault::TryAgain,
         _ => Fault::of(error.code()),
     };
-    let text = match error.details() {
+    // Where in the function it was is of no use to anybody who has not its text.
+    let details = error.details().map(|details| details.split(" script: ").next().unwrap_or(details));
+    let text = match details {
+        Some(details) if matches!(fault, Fault::Complaint | Fault::Lost) => details.to_owned(),
         Some(details) => format!("{} {details}", error.code()),
         None => error.code().to_owned(),
     };

@@ -12,6 +12,7 @@ look('look', function()
     local _
     _, ino = entry(ino, ARGV[3])
     if not ino then return answer('') end
+    if not object(ino) then miss(P .. 'o', ino) end
   end
   local o = live(ino)
   return answer(o and attributes(o) or '')

@@ -24,6 +24,7 @@ local back
 local function session_again(id, text, losses)
   if session(id) then return end
   sessions[id] = nil
+  call('UNLINK', P .. 'h:' .. id, P .. 'lost:' .. id)
   call('HSET', P .. 's', id, text)
   local s = session(id)
   s.lost, s.lost_changed, s.losses = {}, true, 0
@@ -51,11 +52,21 @@ local function object_again(ino, text, body)
   local mine = parse_object(ino, text)
   local theirs = object(ino)
   if theirs then
+    if theirs.token == mine.token and theirs.ctime == mine.ctime and theirs.size == 0 and mine.size > 0 then
+      -- Nothing was done to it, and its note went (`mend.lua`).
+      change(theirs).size = mine.size
+      bodies[ino] = body
+    end
     if not less(theirs.token, mine.token) then return end
     for _, spot in ipairs(theirs.places) do displace(theirs, spot.parent, spot.name) end
     leave_session(theirs)
   elseif was_given(mine.token) then
     return
+  end
+  if not theirs and mine.kind == DIRECTORY then
+    -- What is left of it from before the loss is nothing that anybody holds.
+    call('UNLINK', P .. 'd:' .. ino, P .. 'l:' .. ino)
+    new_directory(ino)
   end
   local spots, lost_spots = mine.places, {}
   mine.places = {}

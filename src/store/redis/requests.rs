@@ -56,6 +56,8 @@ pub(super) struct Known {
     pub(super) is_closed: bool,
     /// Whether the keeper is to look at once.
     pub(super) is_called: bool,
+    /// Whether a part of the data went, and the keeper is to have it mended.
+    pub(super) is_damaged: bool,
 }
 
 /// That the server is gone.
@@ -154,6 +156,7 @@ impl Requests {
             server: None,
             is_closed: false,
             is_called: false,
+            is_damaged: false,
         };
         Self {
             moves: matches!(primary.endpoint().place, Place::Cluster { .. }),
@@ -509,7 +512,12 @@ impl Requests {
                     "{error} (ACL SETUSER: give the user all that README.md says)"
                 )));
             }
-            Some(Fault::Other) => return Err(StoreError::Failed(error.to_string())),
+            Some(Fault::Lost) => {
+                seat.link = None;
+                self.known(|known| known.is_damaged = true);
+                self.lose(&error.to_string());
+            }
+            Some(Fault::Complaint | Fault::Other) => return Err(StoreError::Failed(error.to_string())),
             Some(Fault::Denied) => return Err(StoreError::Unavailable(error.to_string())),
             Some(fault) if fault.is_elsewhere() => {
                 seat.link = None;

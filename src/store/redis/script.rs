@@ -47,6 +47,7 @@ scripts! {
     Reassert = "reassert",
     Found = "found",
     Epoch = "epoch",
+    Mend = "mend",
 }
 
 struct Library {

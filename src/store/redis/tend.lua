@@ -9,13 +9,16 @@ local LOOKS = 10
 
 local chores = {}
 
+-- What is damaged in one session is no reason to lose the locks of the others.
 function chores.renew()
   local found = 0
   for i = 7, #ARGV do
-    if live_session(ARGV[i]) then
-      see_exactly(ARGV[i])
-      found = found + 1
-    end
+    pcall(function()
+      if live_session(ARGV[i]) then
+        see_exactly(ARGV[i])
+        found = found + 1
+      end
+    end)
   end
   return found
 end
@@ -86,13 +89,16 @@ function chores.sweep(limit)
     if checks[first.ino] == nil or checks[first.ino] == first.at then
       looks = looks + 1
       unschedule(first.ino)
-      local o = object(first.ino)
-      if o and not has_passed(o) then
-        schedule(o)
-      elseif o and not (o.kind == DIRECTORY and #entries(o.ino) > 0) then
-        end_by_force(o.ino, EXPIRE)
-        swept = swept + 1
-      end
+      -- What is damaged is no reason to leave the others; it is looked at again when somebody touches it.
+      pcall(function()
+        local o = object(first.ino)
+        if o and not has_passed(o) then
+          schedule(o)
+        elseif o and not (o.kind == DIRECTORY and #entries(o.ino) > 0) then
+          end_by_force(o.ino, EXPIRE)
+          swept = swept + 1
+        end
+      end)
       -- Else a directory with entries: alive, or they are due as well, and it is when the last has gone.
     end
   end

@@ -7,10 +7,11 @@
 look('view', function()
   local o = live(ARGV[2])
   if not o then return answer('') end
-  local body = o.size > 0 and call('HGET', P .. 'b', o.ino) or ''
+  local body = o.size > 0 and (call('HGET', P .. 'b', o.ino) or miss(P .. 'b', o.ino)) or ''
   local place = o.places[1]
   local path = place and path_at(place.parent, place.name) or ''
-  local s = o.session ~= '' and session(o.session)
+  local s = holder(o)
+  if s and not holds_now(s.id, o.ino) then miss(P .. 'h:' .. s.id) end
   local holder = s and '\1' .. session_text(s) or '\0'
   return answer(attributes(o) .. bytes(body) .. bytes(path) .. holder .. pack('>d', deadline(o) or 0))
 end)

@@ -21,23 +21,66 @@ local VERSION = 1
 
 local DAY = 86400000000
 
+-- A key as it is shown, and a field of it.
+local function named(key, field)
+  local shown = string.gsub(field and key .. ' field ' .. field or key, '[^ -~]', function(c)
+    return string.format('\\x%02x', string.byte(c))
+  end)
+  return 'the key ' .. shown
+end
+
+-- Ends the function: something is not as lockfs leaves it, and somebody must see to it.
+local function complain(what)
+  error(redis.error_reply('LOCKFS ' .. what))
+end
+
+-- Ends the function: a part of the namespace went. The daemon has it mended (`mend.lua`), and asks again.
+local function miss(key, field)
+  error(redis.error_reply('LOST ' .. named(key, field) .. ' went'))
+end
+
+-- One command. The server does not say which key is of another type, so this does.
+local function ask(...)
+  local answer = redis.pcall(...)
+  if type(answer) == 'table' and answer.err then
+    if string.find(answer.err, 'WRONGTYPE', 1, true) then
+      complain(named((select(2, ...))) .. ' is not of lockfs: remove it')
+    end
+    error(answer)
+  end
+  return answer
+end
+
+-- A record that `parser` reads; it must be whole, and of this version.
+local function read_record(key, field, text, parser)
+  local version = string.byte(text)
+  -- Versions are small numbers, and what is no record begins with a letter more often than not.
+  if version and version ~= VERSION and version < 32 then
+    complain(named(key, field) .. ' was written by another version of lockfs (' .. version .. '): use that one')
+  end
+  local is_whole, record = pcall(parser, field, text)
+  if version ~= VERSION or not (is_whole and record) then complain(named(key, field) .. ' is damaged: remove it') end
+  return record
+end
+
 -- What the whole namespace has in common; nil where there is none.
 local meta
 
 local META = '>Bc16I4I4c40ddddddddddd'
 
-local function load_meta()
-  local text = call('GET', KEYS[1])
-  if not text then return end
-  if string.byte(text) ~= VERSION then
-    error('LOCKFS the namespace was written by another version of lockfs: ' .. string.byte(text))
-  end
+local function parse_meta(_, text)
   local f = {parse(META, text)}
-  meta = {
+  if f[17] ~= #text + 1 then return end
+  return {
     gen = f[2], epoch = f[3], seq = f[4], replid = f[5],
     events = f[6], locks = f[7], recover = f[8],
     tally = {f[9], f[10], f[11], f[12], f[13], f[14], f[15], f[16]},
   }
+end
+
+local function load_meta()
+  local text = call('GET', KEYS[1])
+  if text then meta = read_record(KEYS[1], nil, text, parse_meta) end
 end
 
 local function save_meta()
@@ -56,9 +99,6 @@ local objects, sessions, dirs
 local OBJECT = '>BBc8I2I4I4c12c12c12ddI4dBc0'
 
 local function parse_object(ino, text)
-  if string.byte(text) ~= VERSION then
-    error('LOCKFS a record was written by another version of lockfs: ' .. string.byte(text))
-  end
   local o, at, n = {ino = ino, places = {}}
   n, o.kind, o.token, o.mode, o.uid, o.gid, o.mtime, o.ctime, o.since, o.ttl, o.seen, o.size, o.default_ttl,
     o.session, at = parse(OBJECT, text)
@@ -68,7 +108,8 @@ local function parse_object(ino, text)
     place.parent, place.cookie, place.name, at = parse('>c8c8Bc0', text, at)
     o.places[i] = place
   end
-  return o
+  local is_whole = at == #text + 1 and o.kind >= FILE and o.kind <= SYMLINK and o.ttl >= 0 and o.seen >= 0
+  return is_whole and o or nil
 end
 
 local function write_object(o)
@@ -85,7 +126,9 @@ local function object(ino)
   local o = objects[ino]
   if o == nil then
     local text = call('HGET', P .. 'o', ino)
-    o = text and parse_object(ino, text)
+    -- The root is always there.
+    if not text and ino == ROOT then miss(P .. 'o') end
+    o = text and read_record(P .. 'o', ino, text, parse_object)
     objects[ino] = o
   end
   return o
@@ -93,25 +136,37 @@ end
 
 local SESSION = '>BBc8I4I4c12c12ddBI4BI2c0'
 
+-- Where what is parsed ends.
+local function parse_end(format, text, at)
+  return select(-1, parse(format, text, at))
+end
+
+local function parse_session(id, text)
+  local n, at
+  local s = {id = id}
+  n, s.kind, s.ino, s.uid, s.gid, s.since, s.mtime, s.seen, s.ttl, s.ended, s.losses, s.has_login, s.login, at =
+    parse(SESSION, text)
+  s.rest = string.sub(text, at)
+  -- No script looks into the rest, but whoever shows the session needs it whole (`codec.rs`).
+  at = parse_end('>I4I2c0I2c0I2c0', text, at)
+  if s.kind == JOB then parse_end('>I4c8I2c0', text, at) end
+  return s.kind >= NAMED and s.kind <= UNSEEN and s.ttl >= 0 and s.seen >= 0 and s or nil
+end
+
 local function session(id)
   local s = sessions[id]
   if s == nil then
     local text = call('HGET', P .. 's', id)
-    if text then
-      if string.byte(text) ~= VERSION then
-        error('LOCKFS a session was written by another version of lockfs: ' .. string.byte(text))
-      end
-      local n, at
-      s = {id = id}
-      n, s.kind, s.ino, s.uid, s.gid, s.since, s.mtime, s.seen, s.ttl, s.ended, s.losses, s.has_login, s.login, at =
-        parse(SESSION, text)
-      s.rest = string.sub(text, at)
-    else
-      s = false
-    end
+    s = text and read_record(P .. 's', id, text, parse_session)
     sessions[id] = s
   end
   return s
+end
+
+-- The session that holds an object; nil where nobody does.
+local function holder(o)
+  if o.session == '' then return end
+  return session(o.session) or miss(P .. 's', o.session)
 end
 
 local function write_session(s)
@@ -130,7 +185,12 @@ end
 local function new_directory(ino, text)
   local dir = {ino = ino, subs = 0, changed = '', names = {}, added = {}, read = {}}
   if text then
-    dir.subs, dir.changed = parse('>I4Bc0', text)
+    local is_whole
+    is_whole, dir.subs, dir.changed = pcall(parse, '>I4Bc0', text)
+    if not is_whole then complain(named(P .. 'd:' .. ino, '/') .. ' is damaged: remove it') end
+  elseif call('EXISTS', P .. 'l:' .. ino) == 1 then
+    -- What it says of its entries comes with the first, and stays.
+    miss(P .. 'd:' .. ino)
   end
   dirs[ino] = dir
   return dir
@@ -157,10 +217,16 @@ local function entry(parent, name)
   local known = dir and dir.names[name]
   if known == nil and dir then known = dir.read[name] end
   if known == nil then
-    known = call('HGET', P .. 'd:' .. parent, name)
-    if dir then dir.read[name] = known end
+    if not dir then
+      local found = call('HMGET', P .. 'd:' .. parent, name, '/')
+      dir, known = new_directory(parent, found[2]), found[1]
+    else
+      known = call('HGET', P .. 'd:' .. parent, name)
+    end
+    dir.read[name] = known
   end
   if not known then return end
+  if #known ~= 16 then complain(named(P .. 'd:' .. parent, name) .. ' is damaged: remove it') end
   return string.sub(known, 1, 8), string.sub(known, 9)
 end
 
@@ -188,7 +254,7 @@ end
 local function deadline(o)
   if o.ttl == 0 or #o.places == 0 then return end
   local seen = o.seen
-  local s = o.session ~= '' and session(o.session)
+  local s = holder(o)
   if s and s.seen > seen then seen = s.seen end
   return seen + o.ttl * 1000
 end
@@ -206,9 +272,9 @@ local function has_live_entries(ino)
   while #ahead > 0 do
     local parent = table.remove(ahead)
     local function is_alive(child)
-      local o = object(child)
-      if o and not has_passed(o) then return true end
-      if o and o.kind == DIRECTORY then ahead[#ahead + 1] = child end
+      local o = object(child) or miss(P .. 'o', child)
+      if not has_passed(o) then return true end
+      if o.kind == DIRECTORY then ahead[#ahead + 1] = child end
     end
     if dirs[parent] and next(dirs[parent].names) then
       for _, e in ipairs(entries(parent)) do
@@ -219,6 +285,8 @@ local function has_live_entries(ino)
       local key, from = P .. 'l:' .. parent, 0
       repeat
         local members = call('ZRANGE', key, from, from + SOME - 1)
+        -- As many as the directory has names, besides what it says of them.
+        if from == 0 and not members[1] and call('HLEN', P .. 'd:' .. parent) > 1 then miss(key) end
         for _, member in ipairs(members) do
           if is_alive(string.sub(member, 9, 16)) then return true end
         end
@@ -271,6 +339,7 @@ local function holds(id)
   local changed = held[id] or {}
   local all = {}
   for _, ino in ipairs(call('ZRANGE', P .. 'h:' .. id, 0, -1)) do
+    if #ino ~= 8 then miss(P .. 'h:' .. id) end
     if changed[ino] == nil then all[#all + 1] = ino end
   end
   for ino, ttl in pairs(changed) do
@@ -384,7 +453,7 @@ end
 
 -- Before a function: it knows nothing yet.
 local function start(keys, args)
-  call, pack, parse, spread = redis.call, struct.pack, struct.unpack, unpack
+  call, pack, parse, spread = ask, struct.pack, struct.unpack, unpack
   KEYS, ARGV = keys, args
   P = string.sub(keys[1], 1, -5)
   local clock = call('TIME')

@@ -161,6 +161,7 @@ end
 
 local function leave(id, ino)
   held[id] = held[id] or {}
+  if held[id][ino] == nil and not call('ZSCORE', P .. 'h:' .. id, ino) then miss(P .. 'h:' .. id) end
   held[id][ino] = false
   later('ZREM', P .. 'h:' .. id, ino)
 end
@@ -412,7 +413,7 @@ end
 -- How a caller stands to a lock: the table of rights.
 local function standing(c, o)
   local same_user = c.uid == o.uid or c.uid == 0
-  local s = o.session ~= '' and session(o.session)
+  local s = holder(o)
   if not s then return same_user and HOLDER or STRANGER end
   if (s.id == c.id and may_speak_for(c, s)) or c.also[s.id] then return HOLDER end
   if not same_user then return STRANGER end
@@ -518,16 +519,12 @@ local function find(parent, name)
   local above = live(parent)
   if not above then return nil, NO_ENTRY end
   if above.kind ~= DIRECTORY then return nil, NOT_DIRECTORY end
-  if not dirs[parent] then
-    -- The entry, and what the directory says of its entries, which is about to change.
-    local found = call('HMGET', P .. 'd:' .. parent, name, '/')
-    new_directory(parent, found[2]).read[name] = found[1]
-  end
   local _, ino = entry(parent, name)
   if not ino then return end
   local o = live(ino)
   if not o then
-    if object(ino) then end_by_force(ino, EXPIRE) end
+    if not object(ino) then miss(P .. 'o', ino) end
+    end_by_force(ino, EXPIRE)
     return
   end
   return o
@@ -548,7 +545,7 @@ local function edit_note(o, note)
 end
 
 local function note_of(o)
-  return o.size > 0 and call('HGET', P .. 'b', o.ino) or ''
+  return o.size > 0 and (call('HGET', P .. 'b', o.ino) or miss(P .. 'b', o.ino)) or ''
 end
 
 -- Why an object has no note; nil where it has one.
@@ -596,7 +593,7 @@ end
 -- What must be answered before a step is decided; nil where it may be.
 local function before()
   local past = call('HGET', ARGV[3], ARGV[4])
-  if past then
+  if past and #past > 8 then
     local number = parse('>d', past)
     if number == tonumber(ARGV[5]) then return string.sub(past, 9) end
     if number > tonumber(ARGV[5]) then return 'U' end
@@ -627,6 +624,40 @@ local function before_a_grant()
   if replication() ~= meta.replid then return 'F' end
 end
 
+local KINDS = {HSET = 'hash', HDEL = 'hash', ZADD = 'zset', ZREM = 'zset', RPUSH = 'list', XADD = 'stream'}
+
+local function check_type(key, kind)
+  local there = call('TYPE', key).ok
+  if there ~= kind and there ~= 'none' then complain(named(key) .. ' is not of lockfs: remove it') end
+end
+
+-- Sees to it that all that is planned can be written: an error between two writes would leave half a step.
+-- Keys of records, directories and answers have been read by every step that writes them.
+local function check_writes()
+  local checked = {}
+  for _, write in ipairs(queue) do
+    local kind, key = KINDS[write[1]], write[2]
+    if kind and not checked[key] then
+      checked[key] = true
+      check_type(key, kind)
+    end
+  end
+  if next(bodies) then check_type(P .. 'b', 'hash') end
+  if events[1] then check_type(P .. 'events', 'stream') end
+end
+
+local function add_event(event)
+  local id = string.format('%.0f-0', meta.events + 1)
+  local added = redis.pcall('XADD', P .. 'events', 'MAXLEN', '~', EVENTS_MAX, id, 'e', event)
+  if type(added) == 'table' and added.err then
+    -- Somebody else has added to it, and no number of ours can follow: what it remembers is given up.
+    if not string.find(added.err, 'equal or smaller', 1, true) then error(added) end
+    call('UNLINK', P .. 'events')
+    call('XADD', P .. 'events', 'MAXLEN', '~', EVENTS_MAX, id, 'e', event)
+  end
+  meta.events = meta.events + 1
+end
+
 -- Asks for every key that is about to be written. While a slot of a cluster moves, its keys do so one by one, and
 -- what is not here may be there already: the server then ends the script, which must not have written half a step.
 local function reach()
@@ -649,6 +680,9 @@ end
 local function finish(outcome)
   settle_sessions()
   if KEYS[2] then reach() end
+  check_writes()
+  -- First what may be refused for want of memory: after a write nothing is any more (script.c, `scriptCall`).
+  for _, event in ipairs(events) do add_event(event) end
   local parts, text = {}
   for ino in pairs(dirty.objects) do
     text = objects[ino].text or write_object(objects[ino])
@@ -687,10 +721,6 @@ local function finish(outcome)
     else
       parts[#parts + 1] = 'x' .. bytes(id)
     end
-  end
-  for _, event in ipairs(events) do
-    meta.events = meta.events + 1
-    call('XADD', P .. 'events', 'MAXLEN', '~', EVENTS_MAX, string.format('%.0f-0', meta.events), 'e', event)
   end
   if meta_changed then save_meta() end
   return remember(pack('>cdd', 'K', NOW, meta.events) .. outcome .. table.concat(parts))
