@@ -39,6 +39,7 @@ mod report;
 mod requests;
 mod script;
 mod sentinel;
+mod standing;
 mod steps;
 mod tls;
 mod undo;
