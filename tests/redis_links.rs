@@ -298,25 +298,6 @@ fn a_server_that_goes_before_the_answer_leaves_the_outcome_unknown() {
 }
 
 #[test]
-fn two_commands_have_two_answers() {
-    let server = RedisServer::start();
-    let mut link = link(&server.url());
-    let limit = Duration::from_secs(2);
-    let (first, second) =
-        link.query_two(&command(&["FCALL", "nothing", "0"]), &command(&["WAIT", "0", "100"]), limit);
-    assert_eq!(first.unwrap_err().fault(), Some(Fault::NoFunction));
-    assert_eq!(second, Ok(Value::Int(0)));
-    let (first, second) = link.query_two(
-        &command(&["SET", "k", "v"]),
-        &command(&["BLPOP", "none", "0"]),
-        Duration::from_millis(100),
-    );
-    assert_eq!(first, Ok(Value::Okay));
-    assert!(second.unwrap_err().is_unknown());
-    assert!(!link.is_usable());
-}
-
-#[test]
 fn an_event_link_waits_longer_than_the_command_timeout() {
     let server = RedisServer::start();
     let primary =

@@ -1,8 +1,8 @@
 //! The keeper: the thread that says that this host is there, brings a server back that was gone, sees to it that
 //! nothing is granted on data that may have lost something, and undoes what nobody knows the outcome of.
 //!
-//! The order in which a server comes back: a connection to the primary; the namespace is there, or is founded
-//! anew; the epoch is above all that was given; this host has said what it holds; then requests go on.
+//! The order in which a server comes back: a connection to the primary; what went of it in parts is mended;
+//! the namespace is there, or is founded anew; the epoch is above all that was given; this host has said what it holds; then requests go on.
 
 use std::fs;
 use std::io;

@@ -291,36 +291,6 @@ impl Link {
         self.take(limit)
     }
 
-    /// The same for a command that is packed already, as [`Cmd::get_packed_command`] has it.
-    ///
-    /// # Errors
-    /// As [`query`](Self::query).
-    pub fn query_packed(&mut self, packed: &[u8]) -> Result<Value, LinkError> {
-        self.begin(packed, self.limit)?;
-        self.take(self.limit)
-    }
-
-    /// Sends two commands in one write, and returns both replies, each with an error of its own: the first
-    /// may be known while the second is not. Both together have `limit`.
-    ///
-    /// The server carries out the second whatever it says to the first (that it does not know the function, for one).
-    pub fn query_two(
-        &mut self,
-        first: &Cmd,
-        second: &Cmd,
-        limit: Duration,
-    ) -> (Result<Value, LinkError>, Result<Value, LinkError>) {
-        if let Err(error) = self.begin(&packed(&[first, second]), limit) {
-            return (Err(error.clone()), Err(error));
-        }
-        let first = self.take(limit);
-        let second = match &first {
-            Err(error) if error.is_unknown() => Err(error.clone()),
-            _ => self.take(limit),
-        };
-        (first, second)
-    }
-
     /// Sends, if the link is still good.
     fn begin(&mut self, packed: &[u8], limit: Duration) -> Result<(), LinkError> {
         let address = || self.server.address.clone();
