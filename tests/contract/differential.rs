@@ -11,7 +11,7 @@ use lockfs::store::LockStore;
 use lockfs::table::Spot;
 
 use crate::house::{Ground, House, Tenant};
-use crate::search::every_history;
+use crate::search::every_history_from;
 use crate::shadow::{ALL, Shadow, ensure};
 use crate::world::{Act, Bench, SESSIONS, Stand, Story, later, session_id};
 
@@ -109,7 +109,12 @@ pub(crate) enum Kept {
 
 /// Carries out `cases` random histories on the store and on the table.
 pub(crate) fn store_is_the_table<G: Ground>(cases: u64, kept: Kept) {
-    every_history(cases, |acts| {
+    store_is_the_table_from::<G>(1, cases, kept);
+}
+
+/// The same, of the histories that begin with the seed `first`.
+pub(crate) fn store_is_the_table_from<G: Ground>(first: u64, cases: u64, kept: Kept) {
+    every_history_from(first, cases, |acts| {
         let mut house = House::<G>::new();
         let mut bench = Bench::at(G::dawn());
         let (mut stories, mut ranks) = ([Story::new(), Story::new()], [Ranks::default(), Ranks::default()]);

@@ -202,4 +202,15 @@ macro_rules! contract {
 
 contract!(memory: InMemory on crate::grounds::Memory, 200 histories);
 contract!(level: Durably on crate::grounds::Level, 200 histories);
-contract!(redis: InMemory on crate::grounds::Redis, 50 histories);
+contract!(redis: InMemory on crate::grounds::Redis, 700 histories);
+
+// Two laws in two languages: more histories than of the others, and side by side.
+#[test]
+fn seven_hundred_more_histories_go_on_redis_as_in_the_table() {
+    differential::store_is_the_table_from::<grounds::Redis>(701, 700, differential::Kept::InMemory);
+}
+
+#[test]
+fn still_seven_hundred_more_histories_go_on_redis_as_in_the_table() {
+    differential::store_is_the_table_from::<grounds::Redis>(1_401, 700, differential::Kept::InMemory);
+}

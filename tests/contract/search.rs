@@ -25,7 +25,12 @@ fn from_environment(key: &str) -> Option<u64> {
 /// # Panics
 /// Where one breaks it: with the seed, what is wrong, and the shortest history found that breaks it too.
 pub(crate) fn every_history(cases: u64, claim: impl Fn(&[Act]) -> Verdict) {
-    let first = from_environment("LOCKFS_SEED").unwrap_or(1);
+    every_history_from(1, cases, claim);
+}
+
+/// The same, of those that begin with the seed `first`: so two tests share them.
+pub(crate) fn every_history_from(first: u64, cases: u64, claim: impl Fn(&[Act]) -> Verdict) {
+    let first = from_environment("LOCKFS_SEED").unwrap_or(first);
     let cases = from_environment("LOCKFS_CASES").unwrap_or(cases);
     for seed in first..first + cases {
         let history = Dice::new(seed).history(ACTS);
