@@ -47,7 +47,6 @@ mod url;
 mod wire;
 
 use std::collections::HashMap;
-use std::fmt;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
@@ -398,13 +397,5 @@ fn unsettled() -> StoreError {
 
 /// What no other daemon has.
 fn instance(host: &str) -> std::io::Result<String> {
-    let mut bytes = [0; 8];
-    std::io::Read::read_exact(&mut std::fs::File::open("/dev/urandom")?, &mut bytes)?;
-    Ok(format!("{host}:{:016x}", u64::from_be_bytes(bytes)))
-}
-
-impl fmt::Display for RedisStore {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.requests.primary.endpoint().describe())
-    }
+    Ok(format!("{host}:{:016x}", u64::from_be_bytes(keeper::random()?)))
 }

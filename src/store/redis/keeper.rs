@@ -294,7 +294,7 @@ impl Keeper {
         let past = past.or_else(|| self.memory.read());
         let (known_as, epoch, event) = past.unwrap_or_default();
         let window = if past.is_some() { self.window } else { Duration::ZERO };
-        let generation = new_generation().map_err(|error| StoreError::Failed(error.to_string()))?;
+        let generation: Generation = random().map_err(|error| StoreError::Failed(error.to_string()))?;
         let (uid, gid) = (self.owner.0.to_string(), self.owner.1.to_string());
         let numbers = [epoch.to_string(), event.to_string(), uid, gid, window.as_micros().to_string()];
         let mut args: Vec<&[u8]> = vec![&generation];
@@ -450,10 +450,11 @@ impl Keeper {
     }
 }
 
-fn new_generation() -> io::Result<Generation> {
-    let mut generation = Generation::default();
-    io::Read::read_exact(&mut fs::File::open("/dev/urandom")?, &mut generation)?;
-    Ok(generation)
+/// Bytes that nobody else has.
+pub(super) fn random<const N: usize>() -> io::Result<[u8; N]> {
+    let mut bytes = [0; N];
+    io::Read::read_exact(&mut fs::File::open("/dev/urandom")?, &mut bytes)?;
+    Ok(bytes)
 }
 
 /// What a host remembers of a namespace when it has no daemon: that it was there, and how far its numbers were.

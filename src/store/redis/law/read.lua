@@ -1,7 +1,8 @@
 -- The first part of the library: the namespace as it is, read once and remembered for the step.
 --
--- Invariant: nothing here writes. All that a step remembers is forgotten when the next one starts (`start`). An object whose deadline has passed is dead for every script, whether or not
--- a sweep has removed it. Twin of `table.rs`, `table/expiry.rs` and `table/query.rs`, which say why.
+-- Invariant: nothing here writes. All that a step remembers is forgotten when the next one starts (`start`). An
+-- object whose deadline has passed is dead for every function, whether or not a sweep has removed it. Twin of
+-- `table.rs`, `table/expiry.rs` and `table/query.rs`, which say why.
 --
 -- Numbers: inodes, tokens and cookies are 8 bytes, most significant first; Lua's own numbers are exact to 2^53
 -- only. Times are microseconds, ttls milliseconds (0: never); file times are 12 opaque bytes. Strings of bytes

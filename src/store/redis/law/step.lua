@@ -1,4 +1,5 @@
--- The second part of the library: what every step has that changes something. Twin of `table.rs`, `table/holder.rs`, `table/expiry.rs` and `table/session.rs`, which say why.
+-- The second part of the library: what every step has that changes something. Twin of `table.rs`, `table/holder.rs`,
+-- `table/expiry.rs` and `table/session.rs`, which say why.
 --
 -- Invariant: a step is decided in Lua's memory and written at its very end, by `finish`. So a step that meets a
 -- record that it can't read has changed nothing, and neither has one that comes too late, or for the second time.
