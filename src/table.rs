@@ -19,6 +19,7 @@ mod edit;
 mod entry;
 mod expiry;
 mod holder;
+mod mirror;
 mod query;
 mod queue;
 mod session;
@@ -29,6 +30,7 @@ pub use command::{
     AttributeChange, Begin, Caller, Change, Claimant, Command, Existing, New, Opening, Outcome, Refusal,
     RenameMode, Reply, Spot, Step, Waiting,
 };
+pub use mirror::{Note, Told};
 pub use query::{Counts, Entry, View};
 
 use advisory::{Lease, Shares};
@@ -55,6 +57,8 @@ pub struct LockTable {
     shares: HashMap<Ino, Shares>,
     mounts: BTreeMap<MountId, Lease>,
     queues: Queues,
+    /// Whether it decides in the place of a store that is gone (`mirror.rs`).
+    stands_alone: bool,
     tally: Tally,
     changes: Vec<Change>,
     events: Vec<Event>,
@@ -183,6 +187,7 @@ impl LockTable {
             shares: HashMap::new(),
             mounts: BTreeMap::new(),
             queues: Queues::default(),
+            stands_alone: false,
             tally: Tally::default(),
             changes: Vec::new(),
             events: Vec::new(),

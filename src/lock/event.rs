@@ -76,9 +76,11 @@ impl fmt::Display for Event {
             write!(f, " session={session}")?;
         }
         // The path is last: it alone may hold spaces.
-        if let Some(token) = self.token {
-            write!(f, " token={token} path={}", self.path)?;
+        match self.token {
+            // What one host granted by itself fences nobody off.
+            Some(token) if token.is_of_host() => write!(f, " scope=host path={}", self.path),
+            Some(token) => write!(f, " token={token} path={}", self.path),
+            None => Ok(()),
         }
-        Ok(())
     }
 }

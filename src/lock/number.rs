@@ -15,6 +15,10 @@ impl Token {
     /// clock starts from, keeps tokens clear of the numbers of synthetic files (see [`Ino`]).
     pub const EPOCH_MIN: u32 = 1 << 30;
 
+    /// The lowest epoch of what a host grants by itself while the store that hosts share is gone. No other epoch
+    /// gets there before 2038, and none of those is ever told to that store.
+    pub const HOST_EPOCH: u32 = 1 << 31;
+
     /// The token of `sequence` in `epoch`.
     pub const fn new(epoch: u32, sequence: u32) -> Self {
         Self((epoch as u64) << 32 | sequence as u64)
@@ -33,6 +37,11 @@ impl Token {
     /// The upper half.
     pub const fn epoch(self) -> u32 {
         (self.0 >> 32) as u32
+    }
+
+    /// Whether a host gave it by itself: it fences nobody off on other hosts.
+    pub const fn is_of_host(self) -> bool {
+        self.epoch() >= Self::HOST_EPOCH
     }
 
     /// The token after this one; into the next epoch after 2^32 of them.
@@ -74,6 +83,11 @@ impl Ino {
     /// The number, for the kernel or a record.
     pub const fn as_u64(self) -> u64 {
         self.0
+    }
+
+    /// Whether a host gave it by itself, while the store that hosts share was gone.
+    pub const fn is_of_host(self) -> bool {
+        Token::from_u64(self.0).is_of_host()
     }
 }
 

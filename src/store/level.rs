@@ -19,6 +19,7 @@ mod frame;
 mod home;
 mod journal;
 mod log;
+mod mirror;
 mod overlay;
 mod scan;
 mod space;

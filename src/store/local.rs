@@ -130,7 +130,26 @@ impl<J: Journal> TableStore<J> {
         }
     }
 
-    fn read<T>(&self, ask: impl FnOnce(&LockTable, Now) -> T) -> Result<T, StoreError> {
+    /// Does something to the table besides the steps of the law, and keeps what it says that it changed.
+    pub(super) fn amend<T>(
+        &self,
+        act: impl FnOnce(&mut LockTable, Now) -> (Vec<Change>, T),
+    ) -> Result<T, StoreError> {
+        let (answer, kept) = {
+            let mut state = self.state()?;
+            let now = self.clock.now();
+            let (changes, answer) = act(&mut state.table, now);
+            let kept = match changes.as_slice() {
+                [] => None,
+                changes => Some(self.journal.append(&state.table, now, changes)),
+            };
+            (answer, kept)
+        };
+        kept.map_or(Ok(()), |number| self.journal.commit(number))?;
+        Ok(answer)
+    }
+
+    pub(super) fn read<T>(&self, ask: impl FnOnce(&LockTable, Now) -> T) -> Result<T, StoreError> {
         let state = self.state()?;
         Ok(ask(&state.table, self.clock.now()))
     }

@@ -33,6 +33,9 @@ impl LockTable {
         if record.is_advisory() {
             return Some(record.seen.max(self.used_until(record.ino)?) + ttl);
         }
+        if self.stands_alone && !record.token.is_of_host() {
+            return Some(record.seen + ttl);
+        }
         let session = record.session.as_ref().and_then(|id| self.sessions.get(id));
         Some(session.map_or(record.seen, |group| record.seen.max(group.session.seen)) + ttl)
     }
@@ -138,9 +141,10 @@ impl LockTable {
         let Some(group) = self.sessions.get(id) else {
             return;
         };
-        // Deadlines count from here, or later: where the shortest has not passed, none has.
+        // Deadlines count from here, or later: where the shortest has not passed, none has. Of what another store
+        // granted they don't while that is gone.
         let earliest = group.shortest_ttl().and_then(Ttl::span).map(|span| group.session.seen + span);
-        if earliest.is_some_and(|earliest| earliest <= now.boot) {
+        if self.stands_alone || earliest.is_some_and(|earliest| earliest <= now.boot) {
             let held = group.holds.iter().copied().collect();
             self.reap_all(now, held);
         }

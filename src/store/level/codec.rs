@@ -24,9 +24,7 @@ const SESSION: u8 = b's';
 pub(super) fn write(table: &LockTable, change: &Change, now: Now) -> Write {
     match change {
         Change::Object(ino) => {
-            let mut key = vec![OBJECT];
-            key.extend_from_slice(&ino.as_u64().to_be_bytes());
-            (key, table.record(*ino).map(|record| encode_record(record, now)))
+            (key_of(*ino), table.record(*ino).map(|record| encode_record(record, now)))
         }
         Change::Session(id) => {
             let mut key = vec![SESSION];
@@ -34,6 +32,11 @@ pub(super) fn write(table: &LockTable, change: &Change, now: Now) -> Write {
             (key, table.session_record(id).map(|session| encode_session(session, now)))
         }
     }
+}
+
+/// The key of an object.
+pub(super) fn key_of(ino: Ino) -> Vec<u8> {
+    [&[OBJECT][..], &ino.as_u64().to_be_bytes()].concat()
 }
 
 /// What a log holds.
