@@ -18,6 +18,7 @@ use std::str::FromStr;
 pub use self::redis::RedisSettings;
 use crate::lock::Ttl;
 use crate::store::Durability;
+use crate::store::hybrid::Policy;
 pub use options::MountOptions;
 pub use sources::{Environment, Flags, Sources};
 use sources::{Found, Key, Rank};
@@ -29,6 +30,8 @@ pub enum Backend {
     LevelDb,
     /// A Redis, for many machines.
     Redis,
+    /// A Redis, and a LevelDB for when it is gone.
+    Hybrid,
 }
 
 impl fmt::Display for Backend {
@@ -36,6 +39,7 @@ impl fmt::Display for Backend {
         f.write_str(match self {
             Self::LevelDb => "leveldb",
             Self::Redis => "redis",
+            Self::Hybrid => "hybrid",
         })
     }
 }
@@ -47,8 +51,8 @@ impl FromStr for Backend {
         match text {
             "leveldb" => Ok(Self::LevelDb),
             "redis" => Ok(Self::Redis),
-            "hybrid" => Err("this version of lockfs has no hybrid backend: use leveldb or redis".to_owned()),
-            _ => Err("a backend is leveldb or redis".to_owned()),
+            "hybrid" => Ok(Self::Hybrid),
+            _ => Err("a backend is leveldb, redis or hybrid".to_owned()),
         }
     }
 }
@@ -121,6 +125,8 @@ pub struct Settings {
     pub backend: Backend,
     /// Where Redis is and how to get in; there exactly when it keeps the locks.
     pub redis: Option<RedisSettings>,
+    /// What may be granted while Redis is gone, where a LevelDB takes its place.
+    pub on_outage: Policy,
     /// Where the namespaces of this machine are; absolute.
     pub data_dir: PathBuf,
     /// Which of them is mounted.
@@ -162,17 +168,15 @@ impl Settings {
         let backend = sources.backend()?;
         let redis = match backend {
             Backend::LevelDb => None,
-            Backend::Redis => Some(RedisSettings::resolve(sources)?),
+            Backend::Redis | Backend::Hybrid => Some(RedisSettings::resolve(sources)?),
         };
-        let foreign = match backend {
-            Backend::LevelDb => redis::TYPED,
-            Backend::Redis => &[DURABILITY],
+        let foreign: &[(&[Key], Backend)] = match backend {
+            Backend::LevelDb => &[(redis::TYPED, Backend::Redis), (&[ON_OUTAGE], Backend::Hybrid)],
+            Backend::Redis => &[(&[DURABILITY], Backend::LevelDb), (&[ON_OUTAGE], Backend::Hybrid)],
+            Backend::Hybrid => &[],
         };
-        if let Some(found) = foreign.iter().find_map(|key| sources.find(key).filter(Found::is_typed)) {
-            let other = match backend {
-                Backend::LevelDb => Backend::Redis,
-                Backend::Redis => Backend::LevelDb,
-            };
+        let typed = |keys: &[Key]| keys.iter().find_map(|key| sources.find(key).filter(Found::is_typed));
+        if let Some((found, other)) = foreign.iter().find_map(|(keys, other)| Some((typed(keys)?, other))) {
             let place = found.place;
             return Err(ConfigError::new(format!(
                 "{place} is for the {other} backend: say --backend {other}"
@@ -181,6 +185,7 @@ impl Settings {
         Ok(Self {
             backend,
             redis,
+            on_outage: sources.parse(&ON_OUTAGE)?.unwrap_or_default(),
             ttl: sources.parse(&TTL)?.unwrap_or_default(),
             host_id: sources.host_id()?,
             durability: sources.parse(&DURABILITY)?.unwrap_or_default(),
@@ -211,6 +216,7 @@ const NAMESPACE: Key = Key::new("namespace", &["LOCKFS_NAMESPACE"]);
 const TTL: Key = Key::new("ttl", &["LOCKFS_TTL"]);
 const HOST_ID: Key = Key::new("host-id", &["LOCKFS_HOST_ID"]);
 const DURABILITY: Key = Key::new("durability", &["LOCKFS_DURABILITY"]);
+const ON_OUTAGE: Key = Key::new("on-outage", &["LOCKFS_ON_OUTAGE"]);
 const FOREGROUND: Key = Key::new("foreground", &["LOCKFS_FOREGROUND"]);
 const DEBUG: Key = Key::new("debug", &["LOCKFS_DEBUG", "DEBUG_FILE_LOCK_CACHE"]);
 const LOG_FILE: Key = Key::new("log-file", &["LOCKFS_LOG_FILE"]);
@@ -223,6 +229,7 @@ const KEYS: &[Key] = &[
     TTL,
     HOST_ID,
     DURABILITY,
+    ON_OUTAGE,
     FOREGROUND,
     DEBUG,
     LOG_FILE,
@@ -266,6 +273,7 @@ pub fn described() -> Vec<Described> {
         "namespace" => Some(Namespace::default().to_string()),
         "ttl" => Some(Ttl::default().to_string()),
         "host-id" => Some(Sources::default_host_id()),
+        "on-outage" => Some(Policy::default().to_string()),
         "durability" => Some(Durability::default().to_string()),
         "log-file" => Some("stderr in the foreground, else DATA-DIR/NAMESPACE.log".to_owned()),
         _ => None,

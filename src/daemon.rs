@@ -11,10 +11,11 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crate::clock::{BootId, Clock, Now, SystemClock};
-use crate::config::{RedisSettings, Settings};
+use crate::config::{Backend, RedisSettings, Settings};
 use crate::fs::{About, LockFs};
 use crate::fuse::{Mount, MountError, MountFlag, MountOptions, Unmounter};
 use crate::locks::{HostId, HostIdError, LockService, Processes, Tending, Waking, machine_id};
+use crate::store::hybrid::{self, HybridStore, OpenError};
 use crate::store::level::{LevelError, LevelStore};
 use crate::store::redis::{Options, RedisStore};
 use crate::store::{LockStore, StoreError};
@@ -138,6 +139,20 @@ fn open(settings: &Settings, clock: Arc<dyn Clock>) -> Result<Arc<dyn LockStore>
             state: Some(settings.data_dir.join(format!("{}.redis", settings.namespace))),
             window: settings.ttl.span().unwrap_or(LONGEST_WINDOW).min(LONGEST_WINDOW),
         };
+        if settings.backend == Backend::Hybrid {
+            let options = hybrid::Options {
+                redis: options,
+                dir: settings.store_dir(),
+                durability: settings.durability,
+                state: settings.data_dir.join(settings.namespace.as_str()),
+                policy: settings.on_outage,
+            };
+            return match HybridStore::open(&options, clock) {
+                Ok(store) => Ok(Arc::new(store)),
+                Err(OpenError::Mirror(error)) => Err(error.into()),
+                Err(OpenError::Store(error)) => Err(error.into()),
+            };
+        }
         return Ok(Arc::new(RedisStore::open(&options, clock)?));
     }
     let boot = BootId::current()?;

@@ -23,7 +23,7 @@ pub use waiters::{Answer, Waking};
 use crate::clock::BootTime;
 use crate::lock::{Mount, MountId, Session, SessionError, SessionId, SessionKind, Ttl};
 use crate::store::{LockStore, StoreError};
-use crate::table::{Caller, Command, Refusal, Reply};
+use crate::table::{Caller, Command, Refusal, Reply, View};
 use waiters::Waiters;
 
 /// The process behind a request, as the kernel names it.
@@ -88,6 +88,17 @@ enum Second {
     AsWell,
 }
 
+/// How a lock stands to others.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Bearing {
+    /// How far it excludes them: `host`, `cluster`.
+    pub scope: &'static str,
+    /// Whether its token fences them off wherever the store's locks reach.
+    pub has_token: bool,
+    /// Whether it is held without the store that should say so.
+    pub is_degraded: bool,
+}
+
 /// A store, and what this host knows besides.
 #[derive(Debug)]
 pub struct LockService {
@@ -109,7 +120,7 @@ pub struct LockService {
 impl LockService {
     /// The service of `store` on the host that `processes` looks at; locks get `ttl` where nothing nearer says.
     pub fn new(store: Arc<dyn LockStore>, processes: Processes, ttl: Ttl) -> Self {
-        let scope = store.health().scope;
+        let scope = store.scope();
         // Where no other host is, nobody else could be given what this mount has.
         let mount = processes.mount(if scope == "host" { Ttl::Never } else { ttl });
         Self {
@@ -139,6 +150,13 @@ impl LockService {
     /// How far the store's locks exclude others: `host`, `cluster`.
     pub fn scope(&self) -> &'static str {
         self.scope
+    }
+
+    /// How a lock stands to others. What a host granted by itself, where it should have asked, is its own.
+    pub fn bearing(&self, view: &View) -> Bearing {
+        let has_token = self.scope == "host" || !view.record.token.is_of_host();
+        let scope = if has_token { self.scope } else { "host" };
+        Bearing { scope, has_token, is_degraded: self.store.is_degraded() }
     }
 
     /// Asks or tells the holders something, for as long as that takes and no longer.

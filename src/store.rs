@@ -4,6 +4,7 @@
 //! "we do not know, or can't": it is never to be read as free or as held.
 
 mod health;
+pub mod hybrid;
 pub mod level;
 mod local;
 mod memory;
@@ -33,6 +34,16 @@ pub trait LockStore: Send + Sync + fmt::Debug {
 
     /// The time on the store's clock, which decides what has expired.
     fn now(&self) -> Now;
+
+    /// How far what it grants excludes others, as long as all is well: `host`, `cluster`.
+    fn scope(&self) -> &'static str {
+        self.health().scope
+    }
+
+    /// Whether it can't ask where it should, and what it holds there can't be renewed at present.
+    fn is_degraded(&self) -> bool {
+        false
+    }
 
     /// What stands at a spot.
     ///

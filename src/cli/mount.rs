@@ -32,6 +32,7 @@ Examples:
   $ lockfs mount -o ro,namespace=ci,ttl=1h /mnt/ci
   $ lockfs mount --backend redis --redis-url rediss://db.example:6379/0 /locks
   $ lockfs mount --backend redis --redis-url redis+sentinel://a,b,c/main /mnt
+  $ lockfs mount --backend hybrid --on-outage local /locks
 
 Mount options: ro, noexec, nosuid, nodev, noatime, allow_other, and each setting
 as NAME=VALUE. Those that mount(8) and fstab(5) have for others are let through.
@@ -57,7 +58,9 @@ pub(super) struct Mount {
     #[arg(value_name = "MOUNTPOINT")]
     mountpoint: PathBuf,
     /// What keeps the locks: leveldb for one machine, redis for many
-    #[arg(long, value_name = "leveldb|redis")]
+    ///
+    /// hybrid is redis, and leveldb when that is gone.
+    #[arg(long, value_name = "leveldb|redis|hybrid")]
     backend: Option<OsString>,
     /// Where Redis is, without a password
     #[arg(long, value_name = "URL")]
@@ -92,6 +95,12 @@ pub(super) struct Mount {
     /// What a lock survives: the death of the process, or a power cut
     #[arg(long, value_name = "process|power")]
     durability: Option<OsString>,
+    /// What this host grants by itself while Redis is gone (hybrid)
+    ///
+    /// auto: what is free here, if no other host held anything when Redis was last heard. local: what is free here.
+    /// refuse: nothing. What this host grants by itself excludes others on this host alone, until Redis is back.
+    #[arg(long, value_name = "auto|local|refuse")]
+    on_outage: Option<OsString>,
     /// Where to log
     #[arg(long, value_name = "FILE")]
     log_file: Option<OsString>,
@@ -121,6 +130,7 @@ impl Mount {
         flags.set("ttl", self.ttl);
         flags.set("host-id", self.host_id);
         flags.set("durability", self.durability);
+        flags.set("on-outage", self.on_outage);
         flags.set("log-file", self.log_file);
         flags.set("foreground", self.foreground.then(|| "yes".into()));
         flags.set("debug", self.debug.then(|| "yes".into()));

@@ -7,6 +7,7 @@ use std::time::Duration;
 use super::{About, Meters};
 use crate::clock::Now;
 use crate::lock::{EventKind, Grant, Kind, Range, Style, Ttl, Waiter};
+use crate::locks::Bearing;
 use crate::store::{Health, LockStore, Metric, State, Value};
 use crate::table::View;
 
@@ -43,10 +44,12 @@ pub(super) fn expires(view: &View, now: Now) -> String {
 }
 
 /// `held` while its holder is alive as far as is known, `ended` once its job has ended, `locked` of an advisory
-/// file that somebody has locked, `free` of what nobody has.
-pub(super) fn state(view: &View) -> &'static str {
+/// file that somebody has locked, `free` of what nobody has; `degraded` of what is held without the store that should
+/// say so.
+pub(super) fn state(view: &View, is_degraded: bool) -> &'static str {
     match &view.session {
         Some(session) if session.ended => "ended",
+        Some(_) if is_degraded => "degraded",
         Some(_) => "held",
         None if !view.grants.is_empty() => "locked",
         None => "free",
@@ -54,19 +57,21 @@ pub(super) fn state(view: &View) -> &'static str {
 }
 
 /// What `cat` of an empty lock prints to others than its holder.
-pub(super) fn describe(view: &View, now: Now, scope: &str) -> Vec<u8> {
+pub(super) fn describe(view: &View, now: Now, bearing: Bearing) -> Vec<u8> {
     let mut lines = Lines::default();
     lines.add("lock", &view.path);
-    lines.add("state", state(view));
+    lines.add("state", state(view, bearing.is_degraded));
     if let Some(session) = &view.session {
         lines.add("holder", session.origin.holder());
         lines.add("session", &session.id);
     }
-    lines.add("token", view.record.token);
+    if bearing.has_token {
+        lines.add("token", view.record.token);
+    }
     lines.add("since", view.record.since);
     lines.add("expires", expires(view, now));
     lines.add("ttl", view.record.ttl);
-    lines.add("scope", scope);
+    lines.add("scope", bearing.scope);
     lines.add("waiting", view.waiting);
     for grant in &view.grants {
         lines.add(grant.style.as_str(), describe_grant(grant));
@@ -86,10 +91,12 @@ fn describe_grant(grant: &Grant) -> String {
 }
 
 /// What reading a door shows: what stands at its name, and who waits, the first in front.
-pub(super) fn queue(view: Option<&View>, waiters: &[Waiter], now: Now, scope: &str) -> Vec<u8> {
+pub(super) fn queue(view: Option<(&View, Bearing)>, waiters: &[Waiter], now: Now) -> Vec<u8> {
     let mut lines = Lines::default();
     match view {
-        Some(view) => lines = Lines(String::from_utf8_lossy(&describe(view, now, scope)).into_owned()),
+        Some((view, bearing)) => {
+            lines = Lines(String::from_utf8_lossy(&describe(view, now, bearing)).into_owned());
+        }
         None => {
             lines.add("state", "free");
             lines.add("waiting", waiters.len());
@@ -107,8 +114,8 @@ pub(super) fn queue(view: Option<&View>, waiters: &[Waiter], now: Now, scope: &s
 }
 
 /// Everything known of a lock: what `cat` prints, and the rest.
-pub(super) fn info(view: &View, now: Now, scope: &str) -> Vec<u8> {
-    let mut lines = Lines(String::from_utf8_lossy(&describe(view, now, scope)).into_owned());
+pub(super) fn info(view: &View, now: Now, bearing: Bearing) -> Vec<u8> {
+    let mut lines = Lines(String::from_utf8_lossy(&describe(view, now, bearing)).into_owned());
     let record = &view.record;
     lines.add(
         "kind",

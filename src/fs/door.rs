@@ -76,7 +76,8 @@ impl LockFs {
         let store = self.service.store();
         let there = store.lookup(&spot)?;
         let view = there.map(|found| store.view(found.ino)).transpose()?.flatten();
-        Ok(describe::queue(view.as_ref(), &store.queue(&spot)?, store.now(), self.service.scope()))
+        let shown = view.as_ref().map(|view| (view, self.service.bearing(view)));
+        Ok(describe::queue(shown, &store.queue(&spot)?, store.now()))
     }
 
     /// `touch` of a door sets the times of what it led to, where the caller holds it.

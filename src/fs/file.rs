@@ -91,7 +91,7 @@ impl LockFs {
             Node::Metrics => self.text(describe::metrics(&self.about, self.service.store(), &self.meters)),
             Node::Info(ino) => {
                 let view = self.service.store().view(ino)?.ok_or(Refusal::Gone)?;
-                self.text(describe::info(&view, self.service.store().now(), self.service.scope()))
+                self.text(describe::info(&view, self.service.store().now(), self.service.bearing(&view)))
             }
             Node::Events(_) => Handle::default(),
             Node::Door(number) => self.text(self.queue_text(number)?),
@@ -157,7 +157,7 @@ impl LockFs {
         {
             return text;
         }
-        let text = describe::describe(view, self.service.store().now(), self.service.scope()).into();
+        let text = describe::describe(view, self.service.store().now(), self.service.bearing(view)).into();
         self.handles.set_text(handle, &text);
         text
     }

@@ -96,10 +96,10 @@ impl LockFs {
         match name {
             "ttl" => Some(describe::ttl_left(view, now)),
             "expires" => Some(describe::expires(view, now)),
-            "token" => Some(view.record.token.to_string()),
+            "token" => self.service.bearing(view).has_token.then(|| view.record.token.to_string()),
             "since" => Some(view.record.since.to_string()),
-            "scope" => Some(self.service.scope().to_owned()),
-            "state" => Some(describe::state(view).to_owned()),
+            "scope" => Some(self.service.bearing(view).scope.to_owned()),
+            "state" => Some(describe::state(view, self.service.bearing(view).is_degraded).to_owned()),
             "waiting" => Some(view.waiting.to_string()),
             _ => match (&view.session, view.grants.first()) {
                 (Some(session), _) => of_holder(&session.origin, &session.id, session.origin.pid, name),

@@ -8,7 +8,7 @@ use crate::table::Counts;
 /// How a store is, as far as it is known without asking anybody.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Health {
-    /// `leveldb`, `memory`, `redis`.
+    /// `leveldb`, `memory`, `redis`, `hybrid`.
     pub backend: &'static str,
     /// How far its locks exclude others: `host`, `cluster`.
     pub scope: &'static str,
@@ -25,6 +25,8 @@ pub struct Health {
 pub enum State {
     /// It does.
     Ok,
+    /// It works, but not as it should. Says since when and why.
+    Degraded(String),
     /// It can't be reached at present: it is tried again and again. Says since when and why.
     Unreachable(String),
     /// It does not, until somebody does something. Says what is wrong and what to do.
@@ -36,6 +38,7 @@ impl State {
     pub const fn as_str(&self) -> &'static str {
         match self {
             Self::Ok => "ok",
+            Self::Degraded(_) => "degraded",
             Self::Unreachable(_) => "unreachable",
             Self::Failed(_) => "failed",
         }
@@ -45,7 +48,7 @@ impl State {
     pub fn trouble(&self) -> Option<&str> {
         match self {
             Self::Ok => None,
-            Self::Unreachable(why) | Self::Failed(why) => Some(why),
+            Self::Degraded(why) | Self::Unreachable(why) | Self::Failed(why) => Some(why),
         }
     }
 }

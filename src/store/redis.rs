@@ -25,6 +25,7 @@
 //! evict what has one first (`volatile-*`). A lock past its deadline is dead for every script, and any daemon
 //! sweeps it.
 
+mod beside;
 mod cluster;
 mod codec;
 mod copies;
@@ -41,6 +42,7 @@ mod script;
 mod sentinel;
 mod standing;
 mod steps;
+mod tap;
 mod tls;
 mod undo;
 mod url;
@@ -52,6 +54,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
+pub(super) use beside::Dropped;
 pub use endpoint::{Acks, Address, Database, Endpoint, Login, Node, Place, Secret, Tls};
 pub use handshake::Server;
 pub use link::{Fault, Link, LinkError};
@@ -130,6 +133,15 @@ impl RedisStore {
     /// # Errors
     /// [`StoreError`]: the server can't be reached or is not to be used, or another machine has this host's name.
     pub fn open(options: &Options, clock: Arc<dyn Clock>) -> Result<Self, StoreError> {
+        let store = Self::prepare(options, clock)?;
+        store.keeper.settle()?;
+        store.warn();
+        store.start().map_err(|error| StoreError::Failed(error.to_string()))?;
+        Ok(store)
+    }
+
+    /// All of it, before anything is asked.
+    fn prepare(options: &Options, clock: Arc<dyn Clock>) -> Result<Self, StoreError> {
         let failed = |error: std::io::Error| StoreError::Failed(error.to_string());
         let file = |ending: &str| {
             let mut name = options.state.as_ref()?.clone().into_os_string();
@@ -153,8 +165,7 @@ impl RedisStore {
             options.window,
             memory,
         );
-        keeper.settle()?;
-        let store = Self {
+        Ok(Self {
             requests,
             copies,
             keeper: Arc::new(keeper),
@@ -162,10 +173,7 @@ impl RedisStore {
             glances: Mutex::default(),
             threads: Mutex::default(),
             acks: options.acks,
-        };
-        store.warn();
-        store.start().map_err(failed)?;
-        Ok(store)
+        })
     }
 
     fn start(&self) -> std::io::Result<()> {

@@ -67,15 +67,15 @@ impl LockTable {
         (self.settle_reflection(), doubtful)
     }
 
-    /// Everything of the other store that was not told since `seen` began to be filled: it is gone there.
-    pub fn reflect_absence(&mut self, now: Now, seen: &HashSet<Ino>, sessions: &HashSet<SessionId>) -> Vec<Change> {
-        let is_absent = |ino: &Ino| *ino != Ino::ROOT && !ino.is_of_host() && !seen.contains(ino);
-        let absent: Vec<Ino> = self.objects.keys().copied().filter(is_absent).collect();
-        for ino in absent {
-            self.reflect_loss(now, ino, &mut Vec::new());
-        }
+    /// Sessions of other hosts than `host` that hold nothing, and are none of those, are over there.
+    pub fn forget_sessions_but(
+        &mut self,
+        now: Now,
+        host: &str,
+        sessions: &HashSet<SessionId>,
+    ) -> Vec<Change> {
         let is_over = |(id, group): &(&SessionId, &Group)| {
-            !sessions.contains(*id) && group.holds.is_empty() && !group.session.ino.is_of_host()
+            !sessions.contains(*id) && group.holds.is_empty() && group.session.origin.host != host
         };
         let over: Vec<SessionId> = self.sessions.iter().filter(is_over).map(|(id, _)| id.clone()).collect();
         for id in over {
@@ -287,8 +287,8 @@ impl LockTable {
         held.any(|(group, ino)| {
             let object = self.live(*ino, now);
             object.is_some_and(|object| {
-                let is_name = matches!(object.record.body, Body::Directory { .. })
-                    && object.record.ttl == Ttl::Never;
+                let is_name =
+                    matches!(object.record.body, Body::Directory { .. }) && object.record.ttl == Ttl::Never;
                 !(is_name && group.session.ended)
             })
         })

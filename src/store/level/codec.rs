@@ -23,9 +23,7 @@ const SESSION: u8 = b's';
 /// What a change comes to in the log.
 pub(super) fn write(table: &LockTable, change: &Change, now: Now) -> Write {
     match change {
-        Change::Object(ino) => {
-            (key_of(*ino), table.record(*ino).map(|record| encode_record(record, now)))
-        }
+        Change::Object(ino) => (key_of(*ino), table.record(*ino).map(|record| encode_record(record, now))),
         Change::Session(id) => {
             let mut key = vec![SESSION];
             key.extend_from_slice(id.as_str().as_bytes());

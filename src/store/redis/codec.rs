@@ -353,6 +353,17 @@ impl<'a> Reader<'a> {
         record.session_record(id, lost)
     }
 
+    /// A session from its record and the names that it lost, as a step tells what it changed.
+    pub(super) fn session_with(&mut self, id: SessionId, names: &[u8]) -> Read<Session> {
+        let (mut names, mut lost) = (Reader(names), Vec::new());
+        while !names.is_empty() {
+            let mut spot = Reader(names.long()?);
+            let parent = spot.ino()?;
+            lost.push((parent, spot.name(spot.0)?));
+        }
+        self.session_record(id, lost)
+    }
+
     fn session_record(&mut self, id: SessionId, lost: Vec<(Ino, Name)>) -> Read<Session> {
         self.version()?;
         let code = self.byte()?;

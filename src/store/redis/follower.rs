@@ -130,6 +130,9 @@ pub(super) fn follow(requests: &Requests, heard: &Heard, copies: &Mutex<Copies>)
         let pause = match hear(open, requests, heard.last()) {
             // The server has lost those that it does not have.
             Ok(page) if page.is_empty() => {
+                if heard.last() < last {
+                    requests.tap.miss();
+                }
                 heard.skip_to(last);
                 in_trouble = false;
                 GATHER
@@ -138,6 +141,10 @@ pub(super) fn follow(requests: &Requests, heard: &Heard, copies: &Mutex<Copies>)
                 in_trouble = false;
                 let is_foreign = page.iter().all(Option::is_none) && !page.is_empty();
                 for (number, event, ino) in page.into_iter().flatten() {
+                    if number > heard.last() + 1 {
+                        requests.tap.miss();
+                    }
+                    requests.tap.hear(&event, ino);
                     let mut copies = copies.lock().unwrap_or_else(PoisonError::into_inner);
                     copies.hear(event.kind, ino, event.token);
                     drop(copies);

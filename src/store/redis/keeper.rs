@@ -365,6 +365,7 @@ impl Keeper {
             }
             let changes = reader.changes().map_err(unreadable)?;
             self.copies(|copies| copies.learn(&changes, answer.now, Learn::All)).map_err(unreadable)?;
+            self.requests.tap.tell(&changes, answer.now);
             if others.is_empty() {
                 return Ok(());
             }

@@ -7,6 +7,7 @@
 //!
 //! Lock order: none of these mutexes is held while another is taken, or while the server is asked.
 
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Condvar, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -19,6 +20,7 @@ use super::meters::Meters;
 use super::primary::Primary;
 use super::script::{self, Script};
 use super::standing::{Known, moment};
+use super::tap::Tap;
 use super::undo::{Undo, UndoList};
 use crate::clock::{BootTime, Clock, Now};
 use crate::store::StoreError;
@@ -84,6 +86,9 @@ pub(super) struct Requests {
     pub(super) clock: Arc<dyn Clock>,
     pub(super) meters: Meters,
     pub(super) undo: UndoList,
+    pub(super) tap: Tap,
+    /// When the server last answered, in nanoseconds on our clock.
+    heard: AtomicU64,
     prefix: Vec<u8>,
     meta: Vec<u8>,
     /// The key of this daemon's answers.
@@ -127,6 +132,8 @@ impl Requests {
             clock,
             meters: Meters::default(),
             undo,
+            tap: Tap::default(),
+            heard: AtomicU64::new(0),
             prefix: prefix.into(),
             meta: format!("{prefix}meta").into(),
             answers: format!("{prefix}q:{instance}").into(),
@@ -151,6 +158,11 @@ impl Requests {
     /// How long one command may take.
     pub(super) fn limit(&self) -> Duration {
         self.primary.endpoint().command_timeout
+    }
+
+    /// When the server last answered a question of ours.
+    pub(super) fn heard(&self) -> BootTime {
+        BootTime::from_nanos(self.heard.load(Ordering::Relaxed))
     }
 
     /// How many connections wait to be used.
@@ -249,7 +261,9 @@ impl Requests {
         }
         let received = self.clock.now().boot;
         self.meters.trip(received.since(sent));
-        let text = match answer? {
+        let answer = answer?;
+        self.heard.fetch_max(received.as_nanos(), Ordering::Relaxed);
+        let text = match answer {
             Value::BulkString(text) => text,
             other => format!("?{other:?}").into_bytes(),
         };

@@ -48,6 +48,9 @@ scripts! {
     Found = "found",
     Epoch = "epoch",
     Mend = "mend",
+    Tell = "tell",
+    Dump = "dump",
+    Settle = "settle",
 }
 
 struct Library {

@@ -99,6 +99,7 @@ impl RedisStore {
         let outcome = reader.outcome().map_err(unreadable)?;
         let changes = reader.changes().map_err(unreadable)?;
         self.copies(|copies| copies.learn(&changes, answer.now, learn)).map_err(unreadable)?;
+        self.requests.tap.tell(&changes, answer.now);
         self.glances(|glances| {
             for change in &changes {
                 match change {
@@ -217,6 +218,7 @@ impl RedisStore {
             let seen = self.requests.look(Script::Mine, &args)?;
             let changes = Reader::new(&seen.text).changes().map_err(unreadable)?;
             self.copies(|copies| copies.learn(&changes, seen.now, Learn::All)).map_err(unreadable)?;
+            self.requests.tap.tell(&changes, seen.now);
         }
         Ok(())
     }

@@ -1,0 +1,98 @@
+//! How the mirror is told what Redis has.
+
+use std::collections::HashSet;
+use std::sync::PoisonError;
+
+use super::Pair;
+use crate::lock::{Ino, SessionId};
+use crate::store::StoreError;
+use crate::table::Told;
+
+/// How often what does not fit is asked for again.
+const ROUNDS: usize = 4;
+
+impl Pair {
+    /// Tells the mirror what this host's own steps changed.
+    pub(super) fn tell_own(&self) {
+        if !self.redis.has_own() {
+            return;
+        }
+        let _telling = self.telling.lock().unwrap_or_else(PoisonError::into_inner);
+        let told = self.redis.drain_own();
+        if let Err(error) = self.mirror.amend(|table, now| table.reflect(now, told)) {
+            log::error!("the mirror does not keep what redis says: {error}");
+        }
+    }
+
+    /// Follows Redis while that decides.
+    pub(super) fn follow(&self) {
+        self.tell_own();
+        let is_synced = self.standing(|standing| standing.is_synced);
+        let outcome = match is_synced && !self.redis.has_missed() {
+            true => self.tell_foreign(self.redis.drain_foreign()),
+            false => self.tell_all(),
+        };
+        if let Err(error) = outcome {
+            log::debug!("the mirror can't follow for a moment: {error}");
+            self.standing(|standing| standing.is_synced = false);
+        }
+    }
+
+    /// Tells the mirror what Redis has of some objects, and of what that leads to.
+    fn tell_foreign(&self, objects: Vec<Ino>) -> Result<(), StoreError> {
+        let mut doubtful = objects;
+        for _ in 0..ROUNDS {
+            if doubtful.is_empty() {
+                return Ok(());
+            }
+            let (at, told) = self.redis.tell(&doubtful)?;
+            let _telling = self.telling.lock().unwrap_or_else(PoisonError::into_inner);
+            let told = self.redis.news(at, told);
+            doubtful = self.mirror.amend(|table, now| table.reflect(now, told))?;
+        }
+        Ok(())
+    }
+
+    /// Tells the mirror all that Redis has.
+    fn tell_all(&self) -> Result<(), StoreError> {
+        self.redis.drain_foreign();
+        let mut doubtful = Vec::new();
+        let (mut objects, mut sessions) = (HashSet::<Ino>::new(), HashSet::<SessionId>::new());
+        for kind in [&b"s"[..], b"o"] {
+            let mut cursor = b"0".to_vec();
+            loop {
+                let (at, next, told) = self.redis.dump(kind, &cursor)?;
+                for one in &told {
+                    match one {
+                        Told::Object(record, _) => drop(objects.insert(record.ino)),
+                        Told::Session(session) => drop(sessions.insert(session.id.clone())),
+                        Told::Gone(_) | Told::Over(_) => {}
+                    }
+                }
+                let _telling = self.telling.lock().unwrap_or_else(PoisonError::into_inner);
+                let told = self.redis.news(at, told);
+                doubtful.extend(self.mirror.amend(|table, now| table.reflect(now, told))?);
+                if next == b"0" {
+                    break;
+                }
+                cursor = next;
+            }
+        }
+        // What came meanwhile is not in it.
+        let absent = {
+            let _telling = self.telling.lock().unwrap_or_else(PoisonError::into_inner);
+            self.mirror.read(|table, _| table.contents().0)?
+        };
+        let is_absent = |ino: &Ino| *ino != Ino::ROOT && !ino.is_of_host() && !objects.contains(ino);
+        doubtful.extend(absent.into_iter().filter(is_absent));
+        doubtful.sort_unstable();
+        doubtful.dedup();
+        self.tell_foreign(doubtful)?;
+        {
+            let _telling = self.telling.lock().unwrap_or_else(PoisonError::into_inner);
+            self.mirror.amend(|table, now| (table.forget_sessions_but(now, &self.host, &sessions), ()))?;
+        }
+        self.standing(|standing| standing.is_synced = true);
+        Ok(())
+    }
+}
