@@ -424,15 +424,25 @@ impl LockStore for HybridStore {
     }
 
     fn lookup(&self, spot: &Spot) -> Result<Option<Attributes>, StoreError> {
-        let spot = self.pair.aliases.spot(spot);
-        self.pair.ask(
-            |redis| redis.lookup(&spot),
-            |mirror, grants| match mirror.lookup(&spot)? {
+        let deadline = self.pair.system.now().boot + self.pair.limit;
+        loop {
+            let spot = self.pair.aliases.spot(spot);
+            let found = self.pair.ask(
+                |redis| redis.lookup(&spot).map(Ok::<_, Grants>),
+                |mirror, grants| {
+                    mirror.lookup(&spot).map(|found| found.map_or(Err(grants), |found| Ok(Some(found))))
+                },
+            )?;
+            match found {
+                Ok(found) => return Ok(found),
+                Err(Grants::Here) => return Ok(None),
+                Err(Grants::Soon) => {
+                    self.pair.await_turn(deadline)?;
+                }
                 // That nothing stands there is as good as a grant to who asks.
-                None if !matches!(grants, Grants::Here) => Err(refused(grants)),
-                found => Ok(found),
-            },
-        )
+                Err(grants) => return Err(refused(grants)),
+            }
+        }
     }
 
     fn stat(&self, ino: Ino) -> Result<Option<Attributes>, StoreError> {

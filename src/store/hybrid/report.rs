@@ -62,6 +62,12 @@ impl Pair {
                 "hybrid_mirrored",
                 "Whether the mirror has all that Redis has.",
             ),
+            (
+                "mirror_locks",
+                number(here.counts.map_or(0, |counts| counts.locks)),
+                "hybrid_mirror_locks",
+                "Locks and directories in the mirror.",
+            ),
             ("host_locks", number(alone), "hybrid_host_locks", "Locks that this host granted by itself."),
             ("owed", number(owed), "hybrid_owed", "Releases that Redis has still to hear of."),
             (

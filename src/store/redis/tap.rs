@@ -28,7 +28,8 @@ pub(super) struct Tap {
 
 #[derive(Debug, Default)]
 struct Kept {
-    objects: HashMap<Ino, (BootTime, Option<Arc<[u8]>>)>,
+    /// What the record of each is; `None` where it is gone.
+    objects: HashMap<Ino, Option<Arc<[u8]>>>,
     notes: HashMap<Ino, (BootTime, Arc<[u8]>)>,
     sessions: HashMap<SessionId, (BootTime, Option<SessionBytes>)>,
     /// When an own step last changed it.
@@ -116,7 +117,7 @@ impl Tap {
                 None => Ok(Told::Over(id)),
             });
         }
-        for (ino, (_, record)) in objects {
+        for (ino, record) in objects {
             let note = notes.remove(&ino).map(|(_, note)| note);
             told.push(match record {
                 Some(record) => read_object(ino, &record, note.as_deref()),
@@ -166,7 +167,7 @@ impl Kept {
         let newest = self.own.get(&ino).is_none_or(|then| *then <= at);
         if newest {
             self.own.insert(ino, at);
-            self.objects.insert(ino, (at, record));
+            self.objects.insert(ino, record);
         }
     }
 
