@@ -361,6 +361,8 @@ impl LockStore for RedisStore {
         Reader::new(&seen.text).mounts().map_err(unreadable)
     }
 
+    fn end_wakes(&self) {}
+
     fn await_wakes(&self, limit: Duration) -> Result<Wakes, StoreError> {
         let (wakes, advisory) = self.waker.await_wakes(&self.requests, limit)?;
         if !advisory.is_empty() {
