@@ -46,7 +46,13 @@ impl Shadow {
     pub(crate) fn opened(self, epoch: u32, now: Now) -> LockTable {
         let seen = |session: Session| Session { seen: now.boot, ..session };
         let sessions = self.sessions.into_values().map(seen);
-        LockTable::restore(epoch, self.records.into_values(), sessions).expect("what was kept is whole")
+        // Nor can it be known when the last let go of an advisory file.
+        let used = |record: Record| match record.is_advisory() {
+            true => Record { seen: now.boot, ..record },
+            false => record,
+        };
+        let records = self.records.into_values().map(used);
+        LockTable::restore(epoch, records, sessions).expect("what was kept is whole")
     }
 
     /// Changes what a step says it changed, and nothing else.
