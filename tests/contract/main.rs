@@ -2,7 +2,7 @@
 //!
 //! | file | what it is |
 //! |---|---|
-//! | `law` | properties of random histories, judged by `shadow`, `rights` and `model` |
+//! | `law` | properties of random histories, judged by `shadow`, `rights`, `model` and `crowd` |
 //! | `differential` | each store beside the table: same acts, same answers |
 //! | `cases` | promises, each tried on each store; `house` has their words |
 //! | `world`, `search` | random histories, and the shortest that breaks a claim |
@@ -10,6 +10,7 @@
 //! A new store is a [`Ground`](house::Ground), and one line at the end of this file.
 
 mod cases;
+mod crowd;
 mod differential;
 mod grounds;
 mod house;
