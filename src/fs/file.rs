@@ -29,6 +29,8 @@ pub struct Opened {
     pub found: Found,
     /// Its handle.
     pub handle: u64,
+    /// Whether it was not there before.
+    pub was_made: bool,
 }
 
 impl LockFs {
@@ -53,11 +55,12 @@ impl LockFs {
         let session = caller.session.id.clone();
         let new = New::File(Opening::Opened);
         let reply = self.service.step(who, Command::Acquire { caller, spot, new, mode, existing })?;
+        let was_made = matches!(reply, Reply::Entry(_));
         let attributes = entry(reply)?;
         self.service.session_opened(&session);
         let handle = Handle { ino: Some(attributes.ino), session: Some(session), text: None };
         let handle = self.handles.insert(handle);
-        Ok(Opened { found: self.made(parent, attributes)?, handle })
+        Ok(Opened { found: self.made(parent, attributes)?, handle, was_made })
     }
 
     /// open(2) of what is there.
@@ -91,7 +94,8 @@ impl LockFs {
                 self.text(describe::info(&view, self.service.store().now(), self.service.scope()))
             }
             Node::Events(_) => Handle::default(),
-            Node::Sessions | Node::Control | Node::InfoDirectory(_) => {
+            Node::Door(number) => self.text(self.queue_text(number)?),
+            Node::Sessions | Node::Control | Node::InfoDirectory(_) | Node::WaitDirectory(_) => {
                 return Err(Refusal::IsDirectory.into());
             }
         };
@@ -114,8 +118,13 @@ impl LockFs {
         offset: u64,
         size: usize,
     ) -> Result<Vec<u8>, Error> {
-        let text = match self.node(number)? {
-            Node::Object(ino) | Node::View { object: ino, .. } => {
+        let node = self.node(number)?;
+        let object = self.opened_object(node, handle);
+        if let Some(ino) = object {
+            self.check_lease(ino, handle)?;
+        }
+        let text = match (node, object) {
+            (_, Some(ino)) => {
                 let view = self.service.store().view(ino)?.ok_or(Refusal::Gone)?;
                 match &view.record.body {
                     Body::File(note) if note.is_empty() => self.description(who, &view, handle, offset),
@@ -124,7 +133,7 @@ impl LockFs {
                     Body::Symlink(_) => return Err(Error::WrongKind),
                 }
             }
-            Node::Events(generation) => {
+            (Node::Events(generation), _) => {
                 return Ok(self.events.read(self.service.store(), generation, offset, size));
             }
             _ => self.handles.text(handle).unwrap_or_default(),
@@ -157,30 +166,37 @@ impl LockFs {
     ///
     /// # Errors
     /// The law's refusals.
-    pub fn write(&self, who: Requester, number: u64, offset: Option<u64>, data: &[u8]) -> Result<(), Error> {
-        let (ino, caller) = self.actor(who, self.node(number)?)?;
+    pub fn write(
+        &self,
+        who: Requester,
+        (number, handle): (u64, u64),
+        offset: Option<u64>,
+        data: &[u8],
+    ) -> Result<(), Error> {
+        let node = self.node(number)?;
+        let (ino, caller) = match self.opened_object(node, handle) {
+            Some(ino) if matches!(node, Node::Door(_)) => (ino, self.service.caller(who)?),
+            _ => self.actor(who, node)?,
+        };
+        self.check_lease(ino, handle)?;
         self.service.step(who, Command::Write { caller, ino, offset, data: data.to_vec() })?;
         Ok(())
     }
 
     /// The last close of an open file.
-    ///
-    /// # Errors
-    /// The store can't say; the handle is gone all the same.
-    pub fn release(&self, handle: u64) -> Result<(), Error> {
-        let Some(handle) = self.handles.remove(handle) else {
-            return Ok(());
+    pub fn release(&self, number: u64) {
+        let Some(handle) = self.handles.remove(number) else {
+            return;
         };
+        if let Some(ino) = handle.ino {
+            self.let_go_of_handle(ino, number);
+        }
         if let Some(session) = &handle.session {
             self.service.session_closed(session);
         }
         if let Some(ino) = handle.ino {
-            self.service
-                .store()
-                .execute(&Command::Close { mount: self.service.mount(), ino })?
-                .map(|_: Reply| ())?;
+            self.service.settle(Command::Close { mount: self.service.mount(), ino });
         }
-        Ok(())
     }
 
     /// opendir(3). A session lives while its owner has its directory open.
