@@ -99,7 +99,7 @@ impl Claim {
             Ok(Waited::Signalled(signal)) => Ok(Attempt::Signalled(signal)),
             Ok(Waited::TimedOut) => {
                 let (now, who) = (Queue::of(place), who_is_in_the_way(place));
-                Ok(Attempt::Held(format!("waited {limit}, {who}{}", now.place_behind(&before))))
+                Ok(Attempt::Held(format!("waited {limit}: {who}{}", now.place_behind(&before))))
             }
             Err(error) => not_waited(place, &error),
         }
@@ -194,10 +194,10 @@ fn not_waited(place: &Place, error: &io::Error) -> Result<Attempt, Failure> {
     let point = shown(&place.mount.point);
     let unavailable = |what: String| Err(Failure::new(Exit::Unavailable, what));
     match error.kind() {
-        // All who are in the way wait for this one: to wait would never end, and a later try may succeed.
+        // A later try may succeed: it is as good as held.
         ErrorKind::Deadlock => Ok(Attempt::Held(format!(
-            "{}, who waits in turn for a lock that is held here: release that first, or acquire both with one \
-             lockfs acquire",
+            "to wait for {name} would never end, for whoever is in the way waits for this session: release what it \
+             holds, or acquire all with one lockfs acquire; {}",
             who_is_in_the_way(place)
         ))),
         ErrorKind::NotFound if !place.mount.path(".wait").is_dir() => unavailable(format!(
@@ -265,6 +265,7 @@ pub(super) fn look(file: &File) -> Look {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::cli::mounts::Mount;
 
     #[test]
     fn a_file_is_held_until_it_is_removed() {
@@ -274,6 +275,24 @@ mod tests {
         assert_eq!(look(&file), Look::Held);
         fs::remove_file(&path).unwrap();
         assert_eq!(look(&file), Look::Lost(Loss::Removed));
+    }
+
+    #[test]
+    fn a_wait_that_is_refused_says_what_to_do() {
+        let dir = tempfile::tempdir().unwrap();
+        let mount = Mount { id: 1, point: dir.path().to_owned() };
+        let place = Place { mount, name: "x".into() };
+        let refused = |kind: ErrorKind| not_waited(&place, &kind.into());
+        let old = refused(ErrorKind::NotFound).err().unwrap();
+        assert_eq!(old.exit, Exit::Unavailable);
+        assert!(old.message.contains("too old") && old.message.contains("mount it anew"), "{}", old.message);
+        let Ok(Attempt::Held(message)) = refused(ErrorKind::Deadlock) else { panic!("no conflict") };
+        assert!(
+            message.contains("would never end") && message.contains("release what it holds"),
+            "{message}"
+        );
+        assert_eq!(refused(ErrorKind::IsADirectory).err().unwrap().exit, Exit::Usage);
+        assert_eq!(refused(ErrorKind::NotConnected).err().unwrap().exit, Exit::Unavailable);
     }
 
     #[test]

@@ -7,6 +7,7 @@ use std::collections::HashMap;
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, ErrorKind};
 use std::os::fd::AsRawFd;
+use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::PathBuf;
 
@@ -24,6 +25,8 @@ const ATTRIBUTES: &[&str] =
 pub(crate) struct Facts {
     values: HashMap<String, String>,
     grants: Vec<Grant>,
+    /// It is a directory, and no lock.
+    is_way: bool,
     /// When they were read.
     read: WallTime,
 }
@@ -144,7 +147,9 @@ impl Facts {
                 Err(_) => {}
             }
         }
-        facts.values.insert("kind".to_owned(), "directory".to_owned());
+        // A directory is a lock if it says so by its name or by having a ttl (DESIGN 5).
+        let is_named_a_lock = place.lock().as_os_str().as_bytes().ends_with(b".lock");
+        facts.is_way = facts.ttl() == TtlLeft::Never && !is_named_a_lock;
         Ok(facts)
     }
 
@@ -196,7 +201,9 @@ impl Facts {
 
     /// Who holds it since when and for how long, for a message.
     pub(crate) fn sentence(&self) -> String {
-        let mut text = match (self.get("state"), self.grants.as_slice()) {
+        let state = self.get("state");
+        let mut text = match (state, self.grants.as_slice()) {
+            _ if self.is_way => format!("a directory, made by {}", self.holder()),
             (_, [first, others @ ..]) => {
                 let others = match others.len() {
                     0 => String::new(),
@@ -204,22 +211,21 @@ impl Facts {
                 };
                 format!("an advisory file, locked by {}{others} with {}", self.holder(), first.how())
             }
-            (Some("free"), []) if self.get("kind") == Some("directory") => "a directory".to_owned(),
             (Some("free"), []) => {
                 "an advisory file that nobody has locked: use flock(1), or remove it".to_owned()
             }
             (Some("ended"), []) => format!("held by {}, whose job has ended,", self.holder()),
             _ => format!("held by {}", self.holder()),
         };
-        if self.get("state") == Some("free") {
+        if state == Some("free") && !self.is_way {
             return text;
         }
         if let Some(since) = self.get("since") {
             text.push_str(&format!(" since {since}"));
         }
         match self.ttl() {
-            _ if !self.grants.is_empty() => {}
-            TtlLeft::Seconds(left) if self.get("state") == Some("ended") => {
+            _ if self.is_way || !self.grants.is_empty() => {}
+            TtlLeft::Seconds(left) if state == Some("ended") => {
                 text.push_str(&format!(", expires in {}", span(left)));
             }
             TtlLeft::Seconds(left) => text.push_str(&format!(", expires in {} unless renewed", span(left))),
