@@ -89,12 +89,16 @@ impl Claim {
             .map_err(|_| Failure::new(Exit::Usage, format!("{name}: a NUL in a name")))?;
         let before = Queue::of(place);
         match signals.wait_for(limit.deadline(), || open(&door)) {
-            Ok(Waited::Done(opened)) => match Self::through(path, opened) {
+            Ok(Waited::Done(opened)) => match Self::through(path.clone(), opened) {
                 Ok(claim) => Ok(Attempt::Granted(claim)),
                 Err(error) if is_gone(&error) => {
                     Ok(Attempt::Held(format!("{name} was acquired and lost at once{}", now_held(place))))
                 }
-                Err(error) => Err(refusal(place, None, &error)),
+                Err(error) => {
+                    // It is ours and of no use, as one that a umask made unreadable.
+                    let _ = fs::remove_file(path);
+                    Err(refusal(place, None, &error))
+                }
             },
             Ok(Waited::Signalled(signal)) => Ok(Attempt::Signalled(signal)),
             Ok(Waited::TimedOut) => {

@@ -122,6 +122,17 @@ fn a_waiter_that_was_stopped_waits_on() {
 }
 
 #[test]
+fn a_wait_ends_with_the_daemon_and_says_so() {
+    let world = World::mounted();
+    let _holder = world.hold("x");
+    let mut waiter = world.start_waiting("x", &["acquire", "--wait", "x"]);
+    kill("KILL", &world.daemon());
+    assert_eq!(waiter.end(), 69);
+    let said = waiter.stderr();
+    assert!(said.contains("ended while x was waited for") && said.lines().count() == 1, "{said}");
+}
+
+#[test]
 fn a_wait_that_would_never_end_says_so() {
     let world = World::mounted();
     let lockfs = env!("CARGO_BIN_EXE_lockfs");
@@ -208,7 +219,9 @@ fn acquire_holds_the_locks_for_the_job_that_asks() {
     for name in ["build/x", "y"] {
         assert_eq!(fs::read_to_string(world.path(name)).unwrap(), "a note");
         let line = world.listed(name);
-        assert!(line.contains("\"state\":\"held\"") && line.contains("\"ttl_seconds\":90,"), "{line}");
+        assert!(line.contains("\"state\":\"held\""), "{line}");
+        let info = fs::read_to_string(world.path(".lockfs/info").join(name)).unwrap();
+        assert!(info.contains("\nttl: 90s\n"), "{info}");
         fs::remove_file(world.path(name)).unwrap();
     }
 }
