@@ -361,7 +361,9 @@ impl LockStore for RedisStore {
         Reader::new(&seen.text).mounts().map_err(unreadable)
     }
 
-    fn end_wakes(&self) {}
+    fn end_wakes(&self) {
+        self.waker.end(&self.requests);
+    }
 
     fn await_wakes(&self, limit: Duration) -> Result<Wakes, StoreError> {
         let (wakes, advisory) = self.waker.await_wakes(&self.requests, limit)?;
