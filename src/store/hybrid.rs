@@ -98,10 +98,18 @@ struct Pair {
     chronicle: Mutex<Chronicle>,
     /// Names that sessions had from this host alone, and lost to who had them from Redis.
     lost: Mutex<HashSet<(SessionId, Ino, Name)>>,
-    /// The mount that is served, and when it last took or renewed its lease.
-    attended: Mutex<Option<(Mount, BootTime)>>,
+    attended: Mutex<Attended>,
     /// Up to which change of who decides waiting calls were told to ask again.
     woken: AtomicU64,
+}
+
+/// The lease of the mount that is served.
+#[derive(Debug, Default)]
+struct Attended {
+    /// The mount, and when it last took or renewed its lease.
+    last: Option<(Mount, BootTime)>,
+    /// Whether the lease had run out at a rejoin, and the mount was not told.
+    has_lapsed: bool,
 }
 
 /// What has to be asked of Redis once more when it is back: it is of this daemon, and goes with it.
@@ -349,11 +357,15 @@ impl Pair {
     /// The mirror takes the place of Redis.
     fn go_alone(&self) {
         let contact = self.clock.at(self.standing(|standing| standing.machine.heard()));
+        let has_others = self.redis.pulse().has_others;
         let _local = self.local.lock().unwrap_or_else(PoisonError::into_inner);
         self.tell_own();
+        let opens = self.redis.opens();
         let others = self.mirror.amend(|table, now| {
+            table.note_opens(&opens);
             let changes = table.stand_alone(&self.host, contact);
-            let others = match table.others_hold(now, &self.host) {
+            let is_locked = has_others && table.has_advisory(now);
+            let others = match is_locked || table.others_hold(now, &self.host) {
                 true => Others::HoldSome,
                 false => Others::HoldNothing,
             };
@@ -447,17 +459,32 @@ impl LockStore for HybridStore {
 
     fn stat(&self, ino: Ino) -> Result<Option<Attributes>, StoreError> {
         let ino = self.pair.aliases.ino(ino);
-        self.pair.ask(|redis| redis.stat(ino), |mirror, _| mirror.stat(ino))
+        self.pair.ask(
+            |redis| redis.stat(ino),
+            |mirror, _| match self.pair.redis.stat_orphan(ino) {
+                Some(orphan) => Ok(orphan),
+                None => mirror.stat(ino),
+            },
+        )
     }
 
     fn glance(&self, ino: Ino) -> Result<Option<Attributes>, StoreError> {
         let ino = self.pair.aliases.ino(ino);
-        self.pair.ask(|redis| redis.glance(ino), |mirror, _| mirror.stat(ino))
+        match self.pair.turn().grants {
+            Grants::There => self.pair.ask(|redis| redis.glance(ino), |mirror, _| mirror.stat(ino)),
+            _ => self.stat(ino),
+        }
     }
 
     fn view(&self, ino: Ino) -> Result<Option<View>, StoreError> {
         let ino = self.pair.aliases.ino(ino);
-        self.pair.ask(|redis| redis.view(ino), |mirror, _| mirror.view(ino))
+        self.pair.ask(
+            |redis| redis.view(ino),
+            |mirror, _| match self.pair.redis.view_orphan(ino) {
+                Some(orphan) => Ok(orphan),
+                None => mirror.view(ino),
+            },
+        )
     }
 
     fn list(&self, ino: Ino, after: Option<Token>, limit: usize) -> Result<Option<Vec<Entry>>, StoreError> {
@@ -604,7 +631,10 @@ impl Pair {
     fn accept(&self, command: &Command, outcome: Outcome, era: u64) -> Result<Outcome, StoreError> {
         if let Command::Attend { mount } = command {
             let mut attended = self.attended.lock().unwrap_or_else(PoisonError::into_inner);
-            *attended = Some((mount.clone(), self.system.now().boot));
+            attended.last = Some((mount.clone(), self.system.now().boot));
+            if std::mem::take(&mut attended.has_lapsed) && outcome.is_ok() {
+                return Ok(Ok(Reply::Count(0)));
+            }
         }
         let Some((ino, spot)) = given(command, &outcome) else {
             return Ok(outcome);

@@ -7,9 +7,10 @@
 
 use std::collections::HashSet;
 
+use super::queue::Queues;
 use super::{Change, Directory, Group, LockTable, Object, Spot};
 use crate::clock::{BootTime, Now};
-use crate::lock::{Body, Ino, Kind, Name, Record, Session, SessionId, Ttl};
+use crate::lock::{Body, Ino, Kind, MountId, Name, Record, Session, SessionId, Ttl};
 
 /// Whether what is told of a file comes with its note.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -217,6 +218,8 @@ impl LockTable {
         for ino in &numbers {
             let record = &self.objects[ino].record;
             let seen = record.session.as_ref().map(|id| self.sessions[id].session.seen);
+            // Who has it open or locked is not told, and may have it for as long.
+            let seen = seen.or(record.is_advisory().then_some(contact));
             if let Some(seen) = seen.filter(|seen| *seen > record.seen && !record.token.is_of_host()) {
                 self.record_mut(*ino).seen = seen;
             }
@@ -237,7 +240,13 @@ impl LockTable {
     /// Is a mirror again: what the table granted itself goes out of it.
     pub fn stand_by(&mut self, now: Now) -> Vec<Change> {
         self.stands_alone = false;
-        let own: Vec<Ino> = self.objects.keys().copied().filter(|ino| self.is_of_host(*ino)).collect();
+        // Who has what open or locked, and who waits, asks the other store from now on.
+        self.shares.clear();
+        self.mounts.clear();
+        self.queues = Queues::default();
+        let is_nameless = |ino: &Ino| *ino != Ino::ROOT && self.objects[ino].record.places.is_empty();
+        let own: Vec<Ino> =
+            self.objects.keys().copied().filter(|ino| self.is_of_host(*ino) || is_nameless(ino)).collect();
         for ino in own {
             self.reflect_loss(now, ino, &mut Vec::new());
         }
@@ -292,6 +301,29 @@ impl LockTable {
                 !(is_name && group.session.ended)
             })
         })
+    }
+
+    /// Whether there is an advisory file of the other store: who has it locked is not told.
+    pub fn has_advisory(&self, now: Now) -> bool {
+        let mut records = self.objects.values().map(|object| &object.record);
+        records.any(|record| {
+            record.is_advisory() && !record.token.is_of_host() && self.live(record.ino, now).is_some()
+        })
+    }
+
+    /// Notes that mounts have objects open, each so often: the other store was told.
+    pub fn note_opens(&mut self, opens: &[(Ino, MountId, u32)]) {
+        for (ino, mount, count) in opens {
+            if self.object(*ino).is_some() {
+                (0..*count).for_each(|_| self.open_on(*mount, *ino));
+            }
+        }
+    }
+
+    /// How often mounts have an object open.
+    pub fn opens_of(&self, ino: Ino) -> Vec<(MountId, u32)> {
+        let shares = self.shares.get(&ino).into_iter().flatten();
+        shares.map(|(mount, share)| (*mount, share.opens)).filter(|(_, opens)| *opens > 0).collect()
     }
 
     /// The path of a name in a directory, for people to read.

@@ -147,3 +147,31 @@ fn no_token_is_given_twice_or_goes_back() {
         last = promoted;
     }
 }
+
+#[test]
+fn what_is_open_lives_on_though_it_is_let_go_of_during_the_outage() {
+    let mut world = World::new(2, "refuse");
+    let mut holder = Job::start(0, |turn| {
+        use std::io::{Read, Seek, Write};
+        let mut file =
+            File::options().create_new(true).read(true).write(true).open(world.hosts[0].path("f")).unwrap();
+        file.write_all(b"note").unwrap();
+        turn.pause();
+        fs::remove_file(world.hosts[0].path("f")).unwrap();
+        for _ in 0..2 {
+            let mut note = String::new();
+            file.rewind().unwrap();
+            file.read_to_string(&mut note).unwrap();
+            assert_eq!(note, "note");
+            turn.pause();
+        }
+    });
+    world.lose_redis();
+    holder.resume();
+    assert!(!world.hosts[0].path("f").try_exists().is_ok_and(|exists| exists));
+    world.redis.restart();
+    world.hosts.iter().for_each(await_cluster);
+    holder.resume();
+    holder.resume();
+    assert!(!world.hosts[1].path("f").exists());
+}

@@ -10,6 +10,7 @@ mod common;
 #[path = "../servers/mod.rs"]
 mod servers;
 
+mod advisory;
 mod faults;
 mod home;
 mod outage;

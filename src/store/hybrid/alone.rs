@@ -22,6 +22,9 @@ impl Pair {
         if turn.era != era || matches!(turn.grants, Grants::There | Grants::Soon) {
             return Ok(None);
         }
+        if let Some(outcome) = self.redis.on_orphan(command) {
+            return Ok(Some(outcome));
+        }
         let may_grant = turn.grants == Grants::Here;
         let denied = || Err(refused(turn.grants));
         let theirs = Err(refused(Grants::Here));
@@ -171,7 +174,7 @@ impl Pair {
         let outcome = self.mirror.execute(command)?;
         let now = self.system.now().boot;
         let mut attended = self.attended.lock().unwrap_or_else(PoisonError::into_inner);
-        let before = attended.replace((mount.clone(), now));
+        let before = attended.last.replace((mount.clone(), now));
         let goes_on = before.is_some_and(|(known, then)| {
             known.id == mount.id && mount.ttl.span().is_none_or(|span| now.since(then) < span)
         });

@@ -101,9 +101,11 @@ impl Pair {
     }
 
     fn bring(&self, home: &mut Home) -> Result<(), StoreError> {
-        let attended = self.attended.lock().unwrap_or_else(PoisonError::into_inner).clone();
-        if let Some((mount, _)) = &attended {
-            self.redis.execute(&Command::Attend { mount: mount.clone() })?.ok();
+        let attended = self.attended.lock().unwrap_or_else(PoisonError::into_inner).last.clone();
+        if let Some((mount, _)) = &attended
+            && self.redis.execute(&Command::Attend { mount: mount.clone() })? == Ok(Reply::Count(0))
+        {
+            self.attended.lock().unwrap_or_else(PoisonError::into_inner).has_lapsed = true;
         }
         self.verify()?;
         self.pay(home)?;
@@ -182,7 +184,7 @@ impl Pair {
                 Debt::End(_) => None,
             })
             .collect();
-        home.let_go += self.redis.let_go(&names)?;
+        home.let_go += self.redis.settle_names(&names)?;
         for debt in &debts {
             let Debt::End(id) = debt else {
                 continue;
@@ -250,6 +252,12 @@ impl Pair {
             }
         }
         if let Some(ino) = known {
+            for (mount, count) in self.mirror.read(|table, _| table.opens_of(record.ino))? {
+                let caller = Caller { mount, ..caller.clone() };
+                for _ in 0..count {
+                    self.redis.execute(&Command::Open { caller: caller.clone(), ino, emptied: false })?.ok();
+                }
+            }
             self.lock_again(record, ino, &grants, &caller)?;
         }
         Ok(())

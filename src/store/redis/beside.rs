@@ -8,9 +8,9 @@ use super::requests::{Gives, Patience, unreadable};
 use super::script::Script;
 use super::{Options, RedisStore, tap};
 use crate::clock::{BootTime, Clock};
-use crate::lock::{Ino, Name, Token};
+use crate::lock::{Attributes, Ino, MountId, Name, Token};
 use crate::store::StoreError;
-use crate::table::Told;
+use crate::table::{Command, Outcome, Told, View};
 
 /// How many objects one look asks for.
 const BATCH: usize = 200;
@@ -27,6 +27,8 @@ pub(in crate::store) struct Pulse {
     pub(in crate::store) gone: Option<String>,
     /// The server's clock less ours, in nanoseconds.
     pub(in crate::store) offset: i128,
+    /// Whether other hosts have the namespace mounted.
+    pub(in crate::store) has_others: bool,
 }
 
 /// A name that was let go of.
@@ -72,7 +74,31 @@ impl RedisStore {
     /// How it stands with the server.
     pub(in crate::store) fn pulse(&self) -> Pulse {
         let (gone, offset) = self.requests.known(|known| (known.gone.clone(), known.offset));
-        Pulse { heard: self.requests.heard(), gone: gone.map(|gone| gone.why), offset }
+        let has_others = self.keeper.has_others();
+        Pulse { heard: self.requests.heard(), gone: gone.map(|gone| gone.why), offset, has_others }
+    }
+
+    /// Carries out a command on what has no name and is open here, which nobody but this daemon knows.
+    pub(in crate::store) fn on_orphan(&self, command: &Command) -> Option<Outcome> {
+        let now = self.requests.now();
+        let (outcome, wakes) = self.copies(|copies| copies.execute(now, command))?;
+        self.waker.tell(&self.requests, wakes);
+        Some(outcome)
+    }
+
+    /// What stat(2) tells of such a thing.
+    pub(in crate::store) fn stat_orphan(&self, ino: Ino) -> Option<Option<Attributes>> {
+        self.copies(|copies| copies.stat(self.requests.now(), ino))
+    }
+
+    /// Everything known of such a thing.
+    pub(in crate::store) fn view_orphan(&self, ino: Ino) -> Option<Option<View>> {
+        self.copies(|copies| copies.view(self.requests.now(), ino))
+    }
+
+    /// What mounts of this daemon have open, and how often.
+    pub(in crate::store) fn opens(&self) -> Vec<(Ino, MountId, u32)> {
+        self.copies(|copies| copies.opens.all())
     }
 
     /// What own steps changed since the last time.
@@ -146,7 +172,7 @@ impl RedisStore {
     ///
     /// # Errors
     /// [`StoreError`]: it can't say; they are to be let go of again.
-    pub(in crate::store) fn let_go(&self, names: &[Dropped]) -> Result<u64, StoreError> {
+    pub(in crate::store) fn settle_names(&self, names: &[Dropped]) -> Result<u64, StoreError> {
         let mut count = 0;
         for batch in names.chunks(BATCH) {
             let words: Vec<[Vec<u8>; 4]> = batch

@@ -71,12 +71,7 @@ impl Tap {
                     kept.session(id, at, Some((Arc::clone(record), Arc::clone(lost))));
                 }
                 Changed::SessionGone(id) => kept.session(id, at, None),
-                Changed::Entries(..) => {}
-                #[allow(
-                    unreachable_patterns,
-                    reason = "what only sessions of this daemon have is not mirrored"
-                )]
-                _ => {}
+                Changed::Entries(..) | Changed::Share(..) | Changed::MountGone(_) => {}
             }
         }
     }
