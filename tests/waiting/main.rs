@@ -7,6 +7,7 @@
 //! | file | what it is |
 //! |---|---|
 //! | `ground` | where a test runs: a plain file system, one mount, two hosts |
+//! | `fork`, `shared` | processes of the test's own code, and memory in common with them |
 //! | `puppet` | a process that makes the calls that the test tells it to |
 //! | `history`, `contest`, `workers` | many who lock at once, what they wrote down, and its judge |
 //! | `excludes` | contests of real programs, with holders and waiters killed at random |
@@ -34,6 +35,7 @@ mod dpkg;
 mod ends;
 mod excludes;
 mod flock_program;
+mod fork;
 mod ground;
 mod history;
 mod holders;

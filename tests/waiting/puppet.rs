@@ -6,10 +6,8 @@
 use std::cell::{Cell, RefCell};
 use std::ffi::CString;
 use std::io::{Read, Write};
-use std::os::fd::AsRawFd;
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::net::{UnixListener, UnixStream};
-use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
 use std::process::id;
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -19,6 +17,7 @@ use std::{env, fs, ptr};
 use libc::{c_long, pid_t};
 
 use crate::common::eventually;
+use crate::fork::fork;
 
 /// How long a call may take that the test waits for.
 const LIMIT: Duration = Duration::from_secs(20);
@@ -97,27 +96,17 @@ impl Puppet {
     /// The same, as a user.
     pub(crate) fn of(uid: u32, root: &Path) -> Self {
         let (ours, theirs) = UnixStream::pair().unwrap();
-        // SAFETY: the child never returns. glibc makes malloc usable in it.
-        let pid = unsafe { libc::fork() };
-        assert!(pid >= 0, "fork: {}", std::io::Error::last_os_error());
-        if pid == 0 {
-            let kept = u32::try_from(theirs.as_raw_fd()).unwrap();
-            // SAFETY: only numbers are passed; the files of the test are closed in this process alone.
-            unsafe {
-                libc::setsid();
-                libc::close_range(3, kept - 1, 0);
-                libc::close_range(kept + 1, u32::MAX, 0);
-                libc::prctl(libc::PR_SET_PDEATHSIG, libc::SIGKILL);
-                if uid != 0 {
+        let pid = fork(Some(&theirs), || {
+            if uid != 0 {
+                // SAFETY: only numbers are passed.
+                unsafe {
                     assert!(libc::setgroups(0, ptr::null()) == 0);
                     assert!(libc::setgid(uid) == 0 && libc::setuid(uid) == 0);
                 }
             }
-            let moved = env::set_current_dir(root);
-            let _ = catch_unwind(AssertUnwindSafe(|| moved.map(|()| dance(theirs))));
-            // SAFETY: _exit(2) ends the process without unwinding into the test's frames.
-            unsafe { libc::_exit(1) };
-        }
+            env::set_current_dir(root).unwrap();
+            dance(theirs.try_clone().unwrap());
+        });
         drop(theirs);
         ours.set_read_timeout(Some(LIMIT)).unwrap();
         Self {

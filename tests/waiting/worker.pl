@@ -61,7 +61,7 @@ my %ways = (
         my ($mode, $asked) = @_;
         my $flag = $mode eq "exclusive" ? "-x" : "-s";
         run("bash", "-c", "until flock -n -E 9 $flag '$lock' '$^X' '$0' section $mode $asked; do
-            [ \$? = 9 ] || exit 1; read -rt 0.00\$((RANDOM % 5 + 3)) <> '$ENV{ARENA}/never'; done");
+            [ \$? = 9 ] || exit 1; read -rt 0.00\$((RANDOM % 5 + 3)) <> '$ENV{ARENA}/never'; :; done");
     },
     door => sub {
         my (undef, $asked) = @_;
