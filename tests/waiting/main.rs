@@ -9,6 +9,7 @@
 //! | `ground` | where a test runs: a plain file system, one mount, two hosts |
 //! | `fork`, `shared` | processes of the test's own code, and memory in common with them |
 //! | `puppet` | a process that makes the calls that the test tells it to |
+//! | `script` | what a user types |
 //! | `history`, `contest`, `workers` | many who lock at once, what they wrote down, and its judge |
 //! | `excludes` | contests of real programs, with holders and waiters killed at random |
 //! | `order` | first come, first served |
@@ -43,6 +44,7 @@ mod java;
 mod libraries;
 mod order;
 mod puppet;
+mod script;
 mod shared;
 mod signals;
 mod workers;
