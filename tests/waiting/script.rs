@@ -66,14 +66,23 @@ impl Script {
     /// Waits for a line that it prints.
     #[track_caller]
     pub(crate) fn says(&mut self, line: &str) {
+        assert_eq!(self.line(), line);
+    }
+
+    /// The next line that it prints; fails where there is none.
+    #[track_caller]
+    pub(crate) fn line(&mut self) -> String {
         // A byte at a time: what comes after the line is for whoever asks next.
         let mut said = Vec::new();
         let output = self.0.as_mut().unwrap().stdout.as_mut().unwrap();
         let mut byte = [0];
-        while io::Read::read(output, &mut byte).unwrap() == 1 && byte != *b"\n" {
+        while byte != *b"\n" {
+            let read = io::Read::read(output, &mut byte).unwrap();
+            assert_eq!(read, 1, "it ended after {:?}", String::from_utf8_lossy(&said));
             said.push(byte[0]);
         }
-        assert_eq!(String::from_utf8_lossy(&said), line);
+        said.pop();
+        String::from_utf8(said).unwrap()
     }
 
     /// Lets a script go on that reads a line.
