@@ -8,17 +8,23 @@
 mod holders;
 mod process;
 mod tending;
+mod waiters;
 
 use std::fmt;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
 
 pub use holders::Holders;
 pub use process::{HostId, HostIdError, Processes, machine_id};
 pub use tending::Tending;
+pub use waiters::{Answer, Waking};
 
-use crate::lock::{Session, SessionError, SessionId, SessionKind, Ttl};
+use crate::clock::BootTime;
+use crate::lock::{Mount, MountId, Session, SessionError, SessionId, SessionKind, Ttl};
 use crate::store::{LockStore, StoreError};
 use crate::table::{Caller, Command, Refusal, Reply};
+use waiters::Waiters;
 
 /// The process behind a request, as the kernel names it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -40,6 +46,10 @@ pub enum Denial {
     Store(StoreError),
     /// The caller's `LOCKFS_SESSION` names no session that could be.
     Session(SessionError),
+    /// The caller was interrupted while it waited.
+    Interrupted,
+    /// The kernel does not let a call wait as long (`fs.fuse.max_request_timeout`).
+    WaitedTooLong,
 }
 
 impl fmt::Display for Denial {
@@ -48,6 +58,8 @@ impl fmt::Display for Denial {
             Self::Refused(refusal) => write!(f, "refused: {refusal:?}"),
             Self::Store(error) => error.fmt(f),
             Self::Session(error) => write!(f, "LOCKFS_SESSION: {error}"),
+            Self::Interrupted => f.write_str("interrupted"),
+            Self::WaitedTooLong => f.write_str("waited as long as the kernel lets a call wait"),
         }
     }
 }
@@ -84,13 +96,34 @@ pub struct LockService {
     holders: Mutex<Holders>,
     ttl: Ttl,
     scope: &'static str,
+    mount: Mount,
+    /// How often the mount took a lease: what it had in an earlier one is lost.
+    leases: AtomicU64,
+    /// When the lease was last renewed, on the store's clock.
+    renewed: Mutex<BootTime>,
+    waiters: Waiters,
+    /// What could not be carried out, and has to be.
+    owed: Mutex<Vec<Command>>,
 }
 
 impl LockService {
     /// The service of `store` on the host that `processes` looks at; locks get `ttl` where nothing nearer says.
     pub fn new(store: Arc<dyn LockStore>, processes: Processes, ttl: Ttl) -> Self {
         let scope = store.health().scope;
-        Self { store, processes, holders: Mutex::default(), ttl, scope }
+        // Where no other host is, nobody else could be given what this mount has.
+        let mount = processes.mount(if scope == "host" { Ttl::Never } else { ttl });
+        Self {
+            store,
+            processes,
+            holders: Mutex::default(),
+            ttl,
+            scope,
+            mount,
+            leases: AtomicU64::new(0),
+            renewed: Mutex::default(),
+            waiters: Waiters::default(),
+            owed: Mutex::default(),
+        }
     }
 
     /// The store, for what asks and changes nothing.
@@ -120,19 +153,19 @@ impl LockService {
     /// [`Denial::Session`] where its `LOCKFS_SESSION` is no session name.
     pub fn caller(&self, who: Requester) -> Result<Caller, Denial> {
         let session = self.processes.claimant(who, self.ttl)?;
-        Ok(Caller { uid: who.uid, gid: who.gid, session, also: Vec::new() })
+        Ok(Caller { uid: who.uid, gid: who.gid, session, also: Vec::new(), mount: self.mount.id })
     }
 
     /// The caller of a request that changes nothing: of its user, where its environment makes no sense.
     pub fn onlooker(&self, who: Requester) -> Caller {
         let session = self.processes.onlooker(who, self.ttl);
-        Caller { uid: who.uid, gid: who.gid, session, also: Vec::new() }
+        Caller { uid: who.uid, gid: who.gid, session, also: Vec::new(), mount: self.mount.id }
     }
 
     /// The caller of a request that names its session by its path; the session must exist to be used.
     pub fn caller_in(&self, who: Requester, id: &SessionId) -> Caller {
         let session = Arc::new(self.processes.named_claimant(who, id.clone(), self.ttl));
-        Caller { uid: who.uid, gid: who.gid, session, also: Vec::new() }
+        Caller { uid: who.uid, gid: who.gid, session, also: Vec::new(), mount: self.mount.id }
     }
 
     /// Carries out what the process `who` asks.
@@ -142,6 +175,10 @@ impl LockService {
     /// descends from it; or the store's failure.
     pub fn step(&self, who: Requester, mut command: Command) -> Result<Reply, Denial> {
         let mut outcome = self.store.execute(&command)?;
+        if outcome == Err(Refusal::Unattended) {
+            self.attend()?;
+            outcome = self.store.execute(&command)?;
+        }
         // A rename may meet two holders.
         for _ in 0..2 {
             let Err(Refusal::Busy(Some(holder)) | Refusal::Held(Some(holder))) = &outcome else {
@@ -155,6 +192,9 @@ impl LockService {
             outcome = self.store.execute(&command)?;
         }
         match (&outcome, command.caller()) {
+            // Who only waits, or locks what nobody holds, has nothing that would have to be renewed.
+            (Ok(Reply::Waits), _) => {}
+            (Ok(_), _) if matches!(command, Command::Lock { .. }) => {}
             (Ok(_), Some(caller)) => {
                 // From now on its holder's life is watched.
                 self.holders(|holders| holders.watch(&caller.session.id, &caller.session.kind));
@@ -165,6 +205,42 @@ impl LockService {
             (_, None) => {}
         }
         outcome.map_err(Denial::Refused)
+    }
+
+    /// The mount that this service answers for.
+    pub fn mount(&self) -> MountId {
+        self.mount.id
+    }
+
+    /// Begins or renews the lease of the mount.
+    ///
+    /// # Errors
+    /// [`StoreError`]: the store can't say.
+    pub fn attend(&self) -> Result<(), StoreError> {
+        // From before it was asked: the store may have counted from then.
+        let now = self.store.now().boot;
+        let outcome = self.store.execute(&Command::Attend { mount: self.mount.clone() })?;
+        *self.renewed.lock().unwrap_or_else(PoisonError::into_inner) = now;
+        if outcome == Ok(Reply::Count(0)) && self.leases.fetch_add(1, Ordering::AcqRel) > 0 {
+            log::warn!("the lease of the mount ran out: advisory locks that were held are lost");
+        }
+        Ok(())
+    }
+
+    /// Renews the lease where a third of it will be over before `period` is.
+    fn renew_lease(&self, period: Duration) -> Result<(), StoreError> {
+        let renewed = *self.renewed.lock().unwrap_or_else(PoisonError::into_inner);
+        let now = self.store.now().boot;
+        match self.mount.ttl.span() {
+            // A clock that has gone back may go forward again.
+            Some(span) if now < renewed || now.since(renewed) + period >= span / 3 => self.attend(),
+            _ => Ok(()),
+        }
+    }
+
+    /// Which lease of the mount it is: an advisory lock that was taken in an earlier one is lost.
+    pub fn lease(&self) -> u64 {
+        self.leases.load(Ordering::Acquire)
     }
 
     /// Whether a refusal on behalf of the session `holder` would be another now.
@@ -204,6 +280,16 @@ impl LockService {
     /// A store of one host has the sessions of this host only, whatever the host was called before.
     fn is_of_this_host(&self, host: &str) -> bool {
         self.scope == "host" || host == self.host().as_str()
+    }
+
+    /// Whether a caller's thread is all that its session has to act with.
+    pub fn is_alone(&self, who: Requester, caller: &Caller) -> bool {
+        self.processes.is_alone(who.pid, &caller.session.kind)
+    }
+
+    /// The permission bits that a process takes from what it makes.
+    pub fn umask(&self, who: Requester) -> u16 {
+        self.processes.umask(who.pid)
     }
 
     /// Notes that a session has one more descriptor open: on a lock, or on its directory.

@@ -15,7 +15,8 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use super::Requester;
 use crate::clock::BootId;
-use crate::lock::{Job, Login, Origin, SessionError, SessionId, SessionKind, Ttl};
+use crate::lock::{Job, Login, Mount, MountId, Origin, SessionError, SessionId, SessionKind, Ttl};
+use crate::store::random;
 use crate::table::{Begin, Claimant};
 
 /// How many callers are remembered; each keeps one descriptor open.
@@ -71,6 +72,7 @@ pub struct Processes {
     /// When the leaders of jobs started that were seen alive: a job whose leader has gone keeps its name.
     leaders: Mutex<HashMap<u32, u64>>,
     users: Mutex<HashMap<u32, String>>,
+    mount: MountId,
 }
 
 #[derive(Debug)]
@@ -172,7 +174,7 @@ impl Processes {
     /// The processes of this host, which is called `host`.
     ///
     /// # Errors
-    /// When `/proc` is not mounted.
+    /// When `/proc` is not mounted, or the system has no random numbers.
     pub fn new(host: HostId) -> std::io::Result<Self> {
         let boot = BootId::current()?;
         Ok(Self {
@@ -182,11 +184,24 @@ impl Processes {
             known: Mutex::default(),
             leaders: Mutex::default(),
             users: Mutex::default(),
+            mount: MountId::from_u64(u64::from_ne_bytes(random()?)),
         })
     }
 
     pub(super) fn host(&self) -> &HostId {
         &self.host
+    }
+
+    /// The mount that this process serves; what it has in a store outlives the process by `ttl`.
+    pub(super) fn mount(&self, ttl: Ttl) -> Mount {
+        let pid = std::process::id();
+        let start = Stat::of(pid).map_or(0, |stat| stat.image.start);
+        Mount { id: self.mount, host: self.host.to_string(), pid, start, boot: self.boot.clone(), ttl }
+    }
+
+    /// Whether the process that serves a mount of this host may live.
+    pub(super) fn is_served(&self, mount: &Mount) -> bool {
+        mount.boot == self.boot && Stat::of(mount.pid).is_some_and(|stat| stat.image.start == mount.start)
     }
 
     fn known(&self) -> MutexGuard<'_, HashMap<u32, Arc<Known>>> {
@@ -345,9 +360,65 @@ impl Processes {
         false
     }
 
+    /// Whether a thread is about to end, with its process: a signal that ends a process leaves SIGKILL pending on
+    /// each of its threads (`complete_signal` of kernel/signal.c).
+    pub(super) fn is_dying(&self, pid: u32) -> bool {
+        let status = fs::read_to_string(format!("/proc/{pid}/task/{pid}/status"));
+        let Ok(status) = status else {
+            return pid != 0;
+        };
+        let pending = status_field(&status, "SigPnd:").and_then(|text| u64::from_str_radix(text, 16).ok());
+        let is_ending = status_field(&status, "State:").is_some_and(|state| state.starts_with(['Z', 'X']));
+        is_ending || pending.is_some_and(|pending| pending & 1 << (libc::SIGKILL - 1) != 0)
+    }
+
+    /// The permission bits that a process takes from what it makes; the usual ones where it can't be seen.
+    pub(super) fn umask(&self, pid: u32) -> u16 {
+        let status = fs::read_to_string(format!("/proc/{pid}/status")).unwrap_or_default();
+        let umask = status_field(&status, "Umask:").and_then(|text| u16::from_str_radix(text, 8).ok());
+        umask.unwrap_or(0o022)
+    }
+
+    /// Whether a thread is all that a job has to act with: it, and ancestors in the job that wait for their only
+    /// child. What such a job holds nobody lets go of before the thread goes on.
+    ///
+    /// One that lost its parent within the job is not seen.
+    pub(super) fn is_alone(&self, pid: u32, kind: &SessionKind) -> bool {
+        let SessionKind::Job(job) = kind else {
+            return false;
+        };
+        let (mut at, mut child) = (pid, None);
+        loop {
+            let Some(stat) = Stat::of(at) else {
+                return false;
+            };
+            if stat.image.pgid != job.pgid {
+                return child.is_some();
+            }
+            let children = fs::read_to_string(format!("/proc/{at}/task/{at}/children")).unwrap_or_default();
+            let children: Vec<u32> = children.split_whitespace().filter_map(|id| id.parse().ok()).collect();
+            let is_waiting = child.is_none_or(|_: u32| waits_for_a_child(at));
+            if stat.threads != 1 || children != child.into_iter().collect::<Vec<_>>() || !is_waiting {
+                return false;
+            }
+            (at, child) = (stat.parent, Some(at));
+        }
+    }
+
     pub(super) fn boot(&self) -> &BootId {
         &self.boot
     }
+}
+
+fn status_field<'a>(status: &'a str, name: &str) -> Option<&'a str> {
+    status.lines().find_map(|line| line.strip_prefix(name)).map(str::trim)
+}
+
+/// Whether a process is in wait(2), by the system call that it is in (proc_pid_syscall(5)).
+fn waits_for_a_child(pid: u32) -> bool {
+    let call = fs::read_to_string(format!("/proc/{pid}/syscall")).unwrap_or_default();
+    let number = call.split_whitespace().next().and_then(|text| text.parse::<i64>().ok());
+    [libc::SYS_wait4, libc::SYS_waitid].map(Some).contains(&number)
 }
 
 fn all_processes() -> impl Iterator<Item = Stat> {

@@ -6,13 +6,14 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::Command as Process;
 use std::sync::Arc;
+use std::time::Duration;
 
 use lockfs::clock::{Clock, Now, SystemClock};
 use lockfs::fs::{About, LockFs};
 use lockfs::fuse::{Mount, MountOptions};
-use lockfs::lock::{Attributes, Ino, Session, SessionId, Token, Ttl};
+use lockfs::lock::{Attributes, Ino, Mount as Served, Session, SessionId, Token, Ttl, Waiter};
 use lockfs::locks::{LockService, Processes};
-use lockfs::store::{EventPage, Health, LockStore, MemoryStore, StoreError};
+use lockfs::store::{EventPage, Health, LockStore, MemoryStore, StoreError, Wakes};
 use lockfs::table::{Command, Counts, Entry, Outcome, Spot, View};
 
 use super::common::{LOCKFS, Tree, errno};
@@ -77,6 +78,18 @@ impl LockStore for Buggy {
     fn events(&self, after: u64, limit: usize) -> Result<EventPage, StoreError> {
         self.0.events(after, limit)
     }
+    fn queue(&self, spot: &Spot) -> Result<Vec<Waiter>, StoreError> {
+        self.0.queue(spot)
+    }
+    fn mounts(&self) -> Result<Vec<Served>, StoreError> {
+        self.0.mounts()
+    }
+    fn end_wakes(&self) {
+        self.0.end_wakes();
+    }
+    fn await_wakes(&self, limit: Duration) -> Result<Wakes, StoreError> {
+        self.0.await_wakes(limit)
+    }
     fn counts(&self) -> Result<Counts, StoreError> {
         self.0.counts()
     }
@@ -102,7 +115,7 @@ fn buggy_mount(root: &Path) -> Mount {
         ttl: Ttl::DEFAULT,
         since,
     };
-    Mount::start(LockFs::new(service, about), root, &MountOptions::default()).unwrap()
+    Mount::start(Arc::new(LockFs::new(service, about)), root, &MountOptions::default()).unwrap()
 }
 
 #[test]
@@ -187,7 +200,7 @@ fn a_full_disk_grants_nothing_and_what_is_held_can_be_read_and_released() {
     assert!(!refused.exists());
     assert_eq!(errno(File::create_new(tree.path("read"))), libc::EEXIST);
     assert_eq!(fs::read(tree.path("read")).unwrap(), b"note");
-    assert_eq!(fs::read_dir(tree.root()).unwrap().count(), 6 + count as usize);
+    assert_eq!(fs::read_dir(tree.root()).unwrap().count(), 7 + count as usize);
     fs::remove_file(tree.path("released")).unwrap();
     fs::remove_dir(tree.path("d")).unwrap();
     disk.free();
