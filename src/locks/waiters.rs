@@ -27,7 +27,7 @@ const HOLD: Duration = Duration::from_secs(1);
 const PAUSE: Duration = Duration::from_millis(100);
 
 /// How many interrupts are remembered of calls that nobody knows.
-const EARLY_MAX: usize = 4096;
+const EARLY_MAX: usize = 1024;
 
 /// Takes the outcome of a call that may wait.
 pub type Answer = Box<dyn FnOnce(Result<Reply, Denial>) + Send>;
