@@ -9,6 +9,7 @@ use std::thread::sleep;
 use std::time::{Duration, Instant};
 use std::{io, os::unix::process::CommandExt};
 
+use crate::common::Tree;
 use crate::common::arena::Arena;
 use crate::common::job::Job;
 use crate::ground::Place;
@@ -28,18 +29,9 @@ pub(crate) struct Contest {
     pub(crate) holds: usize,
     /// How many workers are killed, every other one of them while it holds the lock.
     pub(crate) kills: usize,
-    pub(crate) victims: Victims,
     /// By how much one may ask later and still get it first; `None` where nobody queues, because all try again
     /// and again.
     pub(crate) tolerance: Option<Duration>,
-}
-
-/// Who may be killed.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Victims {
-    Anybody,
-    /// Who does not hold it: what a dead one holds stays for its ttl.
-    Waiters,
 }
 
 /// What a worker knows.
@@ -154,7 +146,7 @@ impl Drop for Worker {
 impl Contest {
     /// A contest of few, in which some are killed.
     pub(crate) fn of(way: Way) -> Self {
-        Self { way, workers: 3, holds: 50, kills: 6, victims: Victims::Anybody, tolerance: None }
+        Self { way, workers: 3, holds: 50, kills: 6, tolerance: None }
     }
 
     /// Runs it, and judges it.
@@ -170,7 +162,7 @@ impl Contest {
             }
         }
         let limit = Instant::now() + LIMIT;
-        let killed = self.watch(&arena, &mut workers, limit);
+        let killed = self.watch(place, &arena, &mut workers, limit);
         arena.note("enough", "");
         let ended = workers.iter_mut().filter_map(|worker| {
             (!worker.finish(limit)).then(|| format!("{} did not end, or failed", worker.orders.me))
@@ -196,7 +188,7 @@ impl Contest {
     }
 
     /// Kills some, and returns when there was enough of it; how many it killed.
-    fn watch(&self, arena: &Arena, workers: &mut [Worker], limit: Instant) -> usize {
+    fn watch(&self, place: &Place, arena: &Arena, workers: &mut [Worker], limit: Instant) -> usize {
         let (mut killed, mut ends_at_last_kill) = (0, 0);
         loop {
             let history = arena.read("history");
@@ -211,18 +203,14 @@ impl Contest {
             }
             assert!(
                 Instant::now() < limit,
-                "it stalled after {ends} holds and {killed} kills:\n{history}\n{}",
-                arena.read("said")
+                "it stalled after {ends} holds and {killed} kills:\n{history}\n{}\n{}",
+                arena.read("said"),
+                state(place)
             );
             if killed < self.kills && ends >= ends_at_last_kill + 3 {
-                let holder = (killed % 2 == 0 && self.victims == Victims::Anybody).then(|| holder(&history));
-                let victim = holder
-                    .flatten()
-                    .and_then(|holder| workers.iter().position(|worker| worker.orders.me == holder));
+                let holder = if killed % 2 == 0 { holder(&history) } else { None };
+                let victim = holder.and_then(|me| workers.iter().position(|worker| worker.orders.me == me));
                 let victim = victim.unwrap_or_else(|| Stamp::now().dice(workers.len()));
-                if self.victims == Victims::Waiters && holder_is(arena, &workers[victim].orders.me) {
-                    continue;
-                }
                 replace(self.way, arena, &mut workers[victim]);
                 (killed, ends_at_last_kill) = (killed + 1, ends);
             }
@@ -248,8 +236,15 @@ fn holder(history: &str) -> Option<&str> {
     if words.next() == Some("begin") { words.next() } else { None }
 }
 
-fn holder_is(arena: &Arena, who: &str) -> bool {
-    holder(&arena.read("history")) == Some(who)
+/// What the mounts say of the lock, and of who waits for it.
+fn state(place: &Place) -> String {
+    let lock = Orders::LOCK;
+    let read = |path| fs::read_to_string(path).unwrap_or_else(|error| error.to_string());
+    let tell = |tree: &&Tree| {
+        let (info, queue) = (tree.path(".lockfs/info").join(lock), tree.path(".wait").join(lock));
+        format!("{}\n{}\n{}", read(info), read(queue), tree.log())
+    };
+    place.trees().iter().map(tell).collect::<Vec<_>>().join("\n--\n")
 }
 
 /// What the daemons logged.

@@ -1,8 +1,11 @@
 //! The end of a daemon that others wait with, or for: what a dead host held is free after its ttl, its waiters are
 //! passed over; a daemon that comes back says at once what is left.
 
+use std::fs::{self, File};
+
 use libc::EAGAIN;
 
+use crate::common::job::Job;
 use crate::common::{errno, eventually};
 use crate::ground::{Ground, Place};
 use crate::holders::wait_for_waiters;
@@ -38,7 +41,7 @@ fn what_a_dead_host_held_is_free_after_its_ttl() {
         let (_dead, _) = holder(&place, 0, style);
         let other = Puppet::new(&place.there());
         let f = other.open("f");
-        place.hosts().host(0).kill();
+        place.first().kill();
         assert_eq!(other.try_lock(f, style, Exclusive), Err(EAGAIN), "its ttl is not over");
         eventually("its ttl is over", || other.try_lock(f, style, Exclusive).is_ok());
     }
@@ -50,7 +53,7 @@ fn who_waits_for_a_dead_host_gets_it_after_its_ttl() {
         let mut place = two_hosts();
         let (_dead, _) = holder(&place, 0, style);
         let (waiter, _) = waiter(&place, 1, style, 1);
-        place.hosts().host(0).kill();
+        place.first().kill();
         assert!(waiter.is_waiting());
         waiter.end().unwrap();
     }
@@ -63,7 +66,7 @@ fn the_waiters_of_a_dead_host_are_passed_over() {
         let (owner, f) = holder(&place, 1, style);
         let (dead, _) = waiter(&place, 0, style, 1);
         let (living, _) = waiter(&place, 1, style, 2);
-        place.hosts().host(0).kill();
+        place.first().kill();
         assert!(matches!(dead.end(), Err(libc::ECONNABORTED | libc::ENOTCONN | libc::EIO | libc::EINTR)));
         owner.try_lock(f, style, Unlocked).unwrap();
         living.end().unwrap();
@@ -86,56 +89,63 @@ fn a_daemon_that_stands_still_is_passed_over_and_waits_on_afterwards() {
     still.try_lock(g, Style::Flock, Unlocked).unwrap();
 }
 
-#[test]
-fn a_daemon_that_is_restarted_lets_go_of_what_its_processes_held() {
-    // A long ttl: nothing is free because time passed. The descriptors of the old mount are dead, and with them all
-    // that was locked through them.
-    let mut place = Ground::Hosts.lay();
-    let (dead, f) = holder(&place, 0, Style::Flock);
-    let (living, _) = waiter(&place, 1, Style::Flock, 1);
-    let tree = place.hosts().host(0);
+/// Kills the daemon of the first root, and starts another one.
+fn restart(place: &mut Place) {
+    let tree = place.first();
     tree.kill();
-    unmount(&tree.root());
     tree.mount();
-    living.end().unwrap();
+}
+
+fn a_restart_lets_go_of_what_was_locked(mut place: Place) {
+    // The ttl is long: nothing is free because time passed. The descriptors of the old mount are dead, and with
+    // them all that was locked through them.
+    let (dead, f) = holder(&place, 0, Style::Flock);
+    restart(&mut place);
     assert!(dead.try_lock(f, Style::Flock, Exclusive).is_err());
     let again = Puppet::new(&place.here());
     let g = again.open("f");
-    assert_eq!(again.try_lock(g, Style::Flock, Exclusive), Err(EAGAIN));
+    eventually("it is free", || again.try_lock(g, Style::Flock, Exclusive).is_ok());
 }
 
 #[test]
-fn on_one_mount_a_daemon_that_is_restarted_lets_go_at_once() {
-    let mut place = Ground::Mount.lay();
-    let (_dead, _) = holder(&place, 0, Style::Flock);
-    place.remount_first();
-    let again = Puppet::new(&place.here());
-    let f = again.open("f");
-    eventually("it is free", || again.try_lock(f, Style::Flock, Exclusive).is_ok());
+fn a_restarted_daemon_lets_go_of_what_was_locked_on_one_mount() {
+    a_restart_lets_go_of_what_was_locked(Ground::Mount.lay());
 }
 
 #[test]
-fn what_is_held_by_its_name_stays_held_when_its_daemon_is_restarted() {
+fn a_restarted_daemon_lets_go_of_what_was_locked_over_two_hosts() {
+    a_restart_lets_go_of_what_was_locked(Ground::Hosts.lay());
+}
+
+#[test]
+fn who_waits_for_a_daemon_that_is_restarted_gets_it() {
+    for style in STYLES {
+        let mut place = Ground::Hosts.lay();
+        let (_dead, _) = holder(&place, 0, style);
+        let (living, _) = waiter(&place, 1, style, 1);
+        restart(&mut place);
+        living.end().unwrap();
+        let again = Puppet::new(&place.here());
+        let f = again.open("f");
+        assert_eq!(again.try_lock(f, style, Exclusive), Err(EAGAIN));
+    }
+}
+
+#[test]
+fn what_is_held_by_its_name_is_waited_for_over_a_restart_of_its_daemon() {
     let mut place = Ground::Hosts.lay();
-    let holder = Puppet::new(&place.here());
-    holder.try_open("x", libc::O_CREAT | libc::O_EXCL | libc::O_WRONLY).unwrap();
+    let root = place.here();
+    let mut holder = Job::start(0, |turn| {
+        File::create_new(root.join("x")).unwrap();
+        turn.pause();
+        fs::remove_file(root.join("x")).unwrap();
+    });
     let waiter = Puppet::new(&place.there());
     waiter.begin_open(".wait/x", libc::O_WRONLY | libc::O_CREAT);
     waiter.wait_until_it_waits();
-    let tree = place.hosts().host(0);
-    tree.kill();
-    unmount(&tree.root());
-    tree.mount();
+    restart(&mut place);
+    assert_eq!(errno(File::create_new(place.there().join("x"))), libc::EEXIST);
     assert!(waiter.is_waiting());
-    assert_eq!(errno(std::fs::File::create_new(place.there().join("x"))), libc::EEXIST);
-    // Its own directory is of the dead mount.
-    drop(holder);
-    crate::common::sys::touch(place.there().join("x")).ok();
-    assert!(std::fs::remove_file(place.here().join("x")).is_ok() || waiter.is_waiting());
-}
-
-fn unmount(root: &std::path::Path) {
-    let root = std::ffi::CString::new(root.as_os_str().as_encoded_bytes()).unwrap();
-    // SAFETY: the path is a string that ends with NUL.
-    unsafe { libc::umount2(root.as_ptr(), libc::MNT_DETACH) };
+    holder.resume();
+    waiter.end().unwrap();
 }

@@ -27,10 +27,13 @@ fn at_the_door(place: &Place, side: usize, name: &str, number: usize) -> Puppet 
     puppet
 }
 
-/// Waits until so many wait for a name that somebody holds.
+/// Waits until so many wait at a door.
 #[track_caller]
 fn wait_at_the_door(tree: &Tree, name: &str, count: usize) {
-    crate::holders::wait_for_waiters(tree, name, count);
+    eventually(&format!("{count} wait for {name}"), || {
+        let queue = fs::read_to_string(tree.path(".wait").join(name)).unwrap();
+        queue.lines().filter(|line| line.starts_with("waiter: ")).count() == count
+    });
 }
 
 on_every_mount! {

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use crate::beside;
 use crate::common::programs::{need, need_library};
-use crate::contest::{Contest, Victims};
+use crate::contest::Contest;
 use crate::ground::{Ground, on_every_ground, on_every_mount};
 use crate::puppet::Style;
 use crate::workers::Way;
@@ -44,15 +44,32 @@ on_every_mount! {
     fn flock_is_granted_in_the_order_of_asking(place) {
         crowd(Way::Alone(Style::Flock)).run(&place);
     }
+}
 
-    fn the_door_excludes_in_the_order_of_asking(place) {
-        // What a dead one holds by its name stays for its ttl.
-        Contest { victims: Victims::Waiters, ..crowd(Way::Door) }.run(&place);
-    }
+/// What one held by its name who was killed is free after its ttl.
+#[track_caller]
+fn at_the_door(ground: Ground, contest: &Contest) {
+    Contest { kills: 3, ..*contest }.run(&ground.lay_with(&["--ttl", "1s"]));
+}
 
-    fn touch_of_the_door_excludes(place) {
-        Contest { victims: Victims::Waiters, ..Contest::of(Way::Program(|| perl("door"))) }.run(&place);
-    }
+#[test]
+fn the_door_excludes_in_the_order_of_asking_on_one_mount() {
+    at_the_door(Ground::Mount, &crowd(Way::Door));
+}
+
+#[test]
+fn the_door_excludes_in_the_order_of_asking_over_two_hosts() {
+    at_the_door(Ground::Hosts, &crowd(Way::Door));
+}
+
+#[test]
+fn touch_of_the_door_excludes_on_one_mount() {
+    at_the_door(Ground::Mount, &Contest::of(Way::Program(|| perl("door"))));
+}
+
+#[test]
+fn touch_of_the_door_excludes_over_two_hosts() {
+    at_the_door(Ground::Hosts, &Contest::of(Way::Program(|| perl("door"))));
 }
 
 fn perl(way: &str) -> Command {

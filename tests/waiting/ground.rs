@@ -103,6 +103,15 @@ impl Place {
         if let Kind::Hosts(hosts) = &mut self.0 { hosts } else { panic!("it is not a place of two hosts") }
     }
 
+    /// The mount of the first root, to kill its daemon or to start another; fails where there is none.
+    pub(crate) fn first(&mut self) -> &mut Tree {
+        match &mut self.0 {
+            Kind::Plain { .. } => panic!("it is no mount"),
+            Kind::Mount(tree) => tree,
+            Kind::Hosts(hosts) => hosts.host(0),
+        }
+    }
+
     /// The mounts that there are.
     pub(crate) fn trees(&self) -> Vec<&Tree> {
         match &self.0 {

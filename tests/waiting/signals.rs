@@ -246,7 +246,10 @@ impl Waiter {
                 for thread in &report.threads[..threads] {
                     scope.spawn(|| run(wait, temper, &root, &report, thread));
                 }
-                mask(signal, libc::SIG_BLOCK);
+                // What the main thread blocks is ignored no longer: it wakes another (`sig_ignored` of kernel/signal.c).
+                if manner != Manner::Ignores {
+                    mask(signal, libc::SIG_BLOCK);
+                }
             });
         });
         let waiter = Self { pid, wait, report, threads };
