@@ -1,7 +1,7 @@
 //! The floor of the Redis store: the steps of a pair on a mount, asked of the store itself, with no file system.
 //!
-//! A pair of flock(2) is a lock and an unlock. A pair of a name is a look-up, an acquire, a look-up and a release, as the kernel asks for them; the caller is found as the
-//! daemon finds it. Nothing here knows which store it is but [`open`].
+//! A pair of a name is a look-up, an acquire, a look-up and a release, as the kernel asks for them, one of flock(2) a
+//! lock and an unlock; the caller is found as the daemon finds it. Nothing here knows which store it is but [`open`].
 
 use std::io;
 use std::path::Path;
