@@ -3,6 +3,7 @@
 //! Values only. Nothing here asks the time, the disk or another lock; each type parses what it accepts
 //! and can't hold anything else.
 
+mod advisory;
 mod event;
 mod name;
 mod number;
@@ -10,6 +11,7 @@ mod record;
 mod session;
 mod ttl;
 
+pub use advisory::{Claim, Grant, LockOwner, Mode, Mount, MountId, Range, Style, WaitId, Waiter};
 pub use event::{Event, EventKind};
 pub use name::{LockPath, Name, NameError};
 pub use number::{Ino, Token};

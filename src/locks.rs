@@ -10,13 +10,16 @@ mod process;
 mod tending;
 
 use std::fmt;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
 
 pub use holders::Holders;
 pub use process::{HostId, HostIdError, Processes, machine_id};
 pub use tending::Tending;
 
-use crate::lock::{Session, SessionError, SessionId, SessionKind, Ttl};
+use crate::clock::BootTime;
+use crate::lock::{Mount, MountId, Session, SessionError, SessionId, SessionKind, Ttl};
 use crate::store::{LockStore, StoreError};
 use crate::table::{Caller, Command, Refusal, Reply};
 
@@ -84,13 +87,29 @@ pub struct LockService {
     holders: Mutex<Holders>,
     ttl: Ttl,
     scope: &'static str,
+    mount: Mount,
+    /// How often the mount took a lease: what it had in an earlier one is lost.
+    leases: AtomicU64,
+    /// When the lease was last renewed, on the store's clock.
+    renewed: Mutex<BootTime>,
 }
 
 impl LockService {
     /// The service of `store` on the host that `processes` looks at; locks get `ttl` where nothing nearer says.
     pub fn new(store: Arc<dyn LockStore>, processes: Processes, ttl: Ttl) -> Self {
         let scope = store.health().scope;
-        Self { store, processes, holders: Mutex::default(), ttl, scope }
+        // Where no other host is, nobody else could be given what this mount has.
+        let mount = processes.mount(if scope == "host" { Ttl::Never } else { ttl });
+        Self {
+            store,
+            processes,
+            holders: Mutex::default(),
+            ttl,
+            scope,
+            mount,
+            leases: AtomicU64::new(0),
+            renewed: Mutex::default(),
+        }
     }
 
     /// The store, for what asks and changes nothing.
@@ -120,19 +139,19 @@ impl LockService {
     /// [`Denial::Session`] where its `LOCKFS_SESSION` is no session name.
     pub fn caller(&self, who: Requester) -> Result<Caller, Denial> {
         let session = self.processes.claimant(who, self.ttl)?;
-        Ok(Caller { uid: who.uid, gid: who.gid, session, also: Vec::new() })
+        Ok(Caller { uid: who.uid, gid: who.gid, session, also: Vec::new(), mount: self.mount.id })
     }
 
     /// The caller of a request that changes nothing: of its user, where its environment makes no sense.
     pub fn onlooker(&self, who: Requester) -> Caller {
         let session = self.processes.onlooker(who, self.ttl);
-        Caller { uid: who.uid, gid: who.gid, session, also: Vec::new() }
+        Caller { uid: who.uid, gid: who.gid, session, also: Vec::new(), mount: self.mount.id }
     }
 
     /// The caller of a request that names its session by its path; the session must exist to be used.
     pub fn caller_in(&self, who: Requester, id: &SessionId) -> Caller {
         let session = Arc::new(self.processes.named_claimant(who, id.clone(), self.ttl));
-        Caller { uid: who.uid, gid: who.gid, session, also: Vec::new() }
+        Caller { uid: who.uid, gid: who.gid, session, also: Vec::new(), mount: self.mount.id }
     }
 
     /// Carries out what the process `who` asks.
@@ -142,6 +161,10 @@ impl LockService {
     /// descends from it; or the store's failure.
     pub fn step(&self, who: Requester, mut command: Command) -> Result<Reply, Denial> {
         let mut outcome = self.store.execute(&command)?;
+        if outcome == Err(Refusal::Unattended) {
+            self.attend()?;
+            outcome = self.store.execute(&command)?;
+        }
         // A rename may meet two holders.
         for _ in 0..2 {
             let Err(Refusal::Busy(Some(holder)) | Refusal::Held(Some(holder))) = &outcome else {
@@ -165,6 +188,42 @@ impl LockService {
             (_, None) => {}
         }
         outcome.map_err(Denial::Refused)
+    }
+
+    /// The mount that this service answers for.
+    pub fn mount(&self) -> MountId {
+        self.mount.id
+    }
+
+    /// Begins or renews the lease of the mount.
+    ///
+    /// # Errors
+    /// [`StoreError`]: the store can't say.
+    pub fn attend(&self) -> Result<(), StoreError> {
+        // From before it was asked: the store may have counted from then.
+        let now = self.store.now().boot;
+        let outcome = self.store.execute(&Command::Attend { mount: self.mount.clone() })?;
+        *self.renewed.lock().unwrap_or_else(PoisonError::into_inner) = now;
+        if outcome == Ok(Reply::Count(0)) && self.leases.fetch_add(1, Ordering::AcqRel) > 0 {
+            log::warn!("the lease of the mount ran out: advisory locks that were held are lost");
+        }
+        Ok(())
+    }
+
+    /// Renews the lease where a third of it will be over before `period` is.
+    fn renew_lease(&self, period: Duration) -> Result<(), StoreError> {
+        let renewed = *self.renewed.lock().unwrap_or_else(PoisonError::into_inner);
+        let now = self.store.now().boot;
+        match self.mount.ttl.span() {
+            // A clock that has gone back may go forward again.
+            Some(span) if now < renewed || now.since(renewed) + period >= span / 3 => self.attend(),
+            _ => Ok(()),
+        }
+    }
+
+    /// Which lease of the mount it is: an advisory lock that was taken in an earlier one is lost.
+    pub fn lease(&self) -> u64 {
+        self.leases.load(Ordering::Acquire)
     }
 
     /// Whether a refusal on behalf of the session `holder` would be another now.

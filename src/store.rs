@@ -11,13 +11,15 @@ pub mod redis;
 
 use std::fmt;
 use std::str::FromStr;
+use std::time::Duration;
+use std::{fs, io};
 
 pub use health::{Fact, Health, Metric, State, Value};
 pub use local::EventPage;
 pub use memory::MemoryStore;
 
 use crate::clock::Now;
-use crate::lock::{Attributes, Ino, Session, SessionId, Token, Ttl};
+use crate::lock::{Attributes, Ino, Mount, Session, SessionId, Token, Ttl, WaitId, Waiter};
 use crate::table::{Command, Counts, Entry, Outcome, Spot, View};
 
 /// A namespace of locks. Every method is one atomic step.
@@ -102,6 +104,25 @@ pub trait LockStore: Send + Sync + fmt::Debug {
     /// [`StoreError`]: the store can't say.
     fn shortest_ttls(&self, ids: &[SessionId]) -> Result<Vec<Option<Ttl>>, StoreError>;
 
+    /// Who waits for a name, or for an advisory lock on what stands there, in their order.
+    ///
+    /// # Errors
+    /// [`StoreError`]: the store can't say.
+    fn queue(&self, spot: &Spot) -> Result<Vec<Waiter>, StoreError>;
+
+    /// The mounts that have a lease.
+    ///
+    /// # Errors
+    /// [`StoreError`]: the store can't say.
+    fn mounts(&self) -> Result<Vec<Mount>, StoreError>;
+
+    /// Waits, for `limit` at most, until calls that wait should ask again. One thread asks, and hears of all calls
+    /// of the mounts that this store attends.
+    ///
+    /// # Errors
+    /// [`StoreError`]: the store can't say now. Ask again a moment later.
+    fn await_wakes(&self, limit: Duration) -> Result<Wakes, StoreError>;
+
     /// Events after the one numbered `after` (they count from 1), oldest first.
     ///
     /// # Errors
@@ -124,6 +145,15 @@ pub trait LockStore: Send + Sync + fmt::Debug {
     fn close(&self) -> Result<(), StoreError>;
 }
 
+/// Calls that wait, and should ask again.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Wakes {
+    /// These, in the order in which they were told; none where nothing happened.
+    These(Vec<WaitId>),
+    /// All: some may have been told, and it was not heard.
+    All,
+}
+
 /// What an acknowledged step survives.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Durability {
@@ -132,6 +162,13 @@ pub enum Durability {
     Process,
     /// A power cut too: it is acknowledged after fdatasync(2).
     Power,
+}
+
+/// Bytes that nobody else has.
+pub(crate) fn random<const N: usize>() -> io::Result<[u8; N]> {
+    let mut bytes = [0; N];
+    io::Read::read_exact(&mut fs::File::open("/dev/urandom")?, &mut bytes)?;
+    Ok(bytes)
 }
 
 impl fmt::Display for Durability {

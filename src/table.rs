@@ -10,28 +10,34 @@
 //! - A directory has no entry whose object does not name it, and the other way round.
 //! - When things that are dead are swept can't be seen in any answer. So what is dead among a session's
 //!   locks is removed before the session is seen again: nothing comes back.
-//! - A refused step changes nothing but what had died before it.
+//! - A refused step changes nothing but what had died before it, and the caller's place in a queue.
 //! - The same commands at the same times give the same steps: no outcome hangs on the order of a hash map.
 
+mod advisory;
 mod command;
 mod edit;
 mod entry;
 mod expiry;
 mod holder;
 mod query;
+mod queue;
 mod session;
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 pub use command::{
     AttributeChange, Begin, Caller, Change, Claimant, Command, Existing, New, Opening, Outcome, Refusal,
-    RenameMode, Reply, Spot, Step,
+    RenameMode, Reply, Spot, Step, Waiting,
 };
 pub use query::{Counts, Entry, View};
 
+use advisory::{Lease, Shares};
+use queue::{Queues, Subject};
+
 use crate::clock::{BootTime, Now, WallTime};
 use crate::lock::{
-    Body, Event, EventKind, Ino, Kind, LockPath, Name, Place, Record, Session, SessionId, Token, Ttl,
+    Body, Event, EventKind, Ino, Kind, LockOwner, LockPath, MountId, Name, Place, Record, Session, SessionId,
+    Token, Ttl, WaitId,
 };
 
 /// All locks, directories and sessions of one namespace.
@@ -46,12 +52,15 @@ pub struct LockTable {
     checks: BTreeSet<(BootTime, Ino)>,
     /// The same for sessions, by their numbers: when one that holds nothing may be over.
     session_checks: BTreeSet<(BootTime, Ino)>,
-    opens: HashMap<Ino, u32>,
+    shares: HashMap<Ino, Shares>,
+    mounts: BTreeMap<MountId, Lease>,
+    queues: Queues,
     tally: Tally,
     changes: Vec<Change>,
     events: Vec<Event>,
     /// Sessions that began in this step, or let a last lock go.
     emptied: Vec<SessionId>,
+    wakes: Vec<WaitId>,
 }
 
 /// An object, and what the table derives from its record.
@@ -60,7 +69,8 @@ struct Object {
     record: Record,
     directory: Option<Directory>,
     check_at: Option<BootTime>,
-    /// Who held it when its last name went, and it lived on for being open. No store keeps such an object.
+    /// Who held it when its last name went, and it lived on for being open; `None` where it was advisory. No store
+    /// keeps such an object.
     left_by: Option<SessionId>,
 }
 
@@ -170,11 +180,14 @@ impl LockTable {
             session_numbers: BTreeMap::new(),
             checks: BTreeSet::new(),
             session_checks: BTreeSet::new(),
-            opens: HashMap::new(),
+            shares: HashMap::new(),
+            mounts: BTreeMap::new(),
+            queues: Queues::default(),
             tally: Tally::default(),
             changes: Vec::new(),
             events: Vec::new(),
             emptied: Vec::new(),
+            wakes: Vec::new(),
         };
         for session in sessions {
             table.restore_session(session)?;
@@ -224,7 +237,7 @@ impl LockTable {
             (true, _) if names > 0 => return Err("the root has a name".to_owned()),
             (false, true) if names > 1 => return Err(format!("directory {ino} has {names} names")),
             (false, _) if names == 0 => return Err(format!("inode {ino} has no name")),
-            (false, false) if record.session.is_none() => {
+            (false, false) if record.session.is_none() && !record.is_advisory() => {
                 return Err(format!("inode {ino} is held by nobody"));
             }
             _ => {}
@@ -285,10 +298,16 @@ impl LockTable {
     pub fn execute(&mut self, now: Now, command: &Command) -> Step {
         let outcome = self.decide(now, command);
         self.settle_sessions(now);
+        self.settle_queues(now);
         let mut changes = std::mem::take(&mut self.changes);
         changes.sort_unstable();
         changes.dedup();
-        Step { outcome, changes, events: std::mem::take(&mut self.events) }
+        Step {
+            outcome,
+            changes,
+            events: std::mem::take(&mut self.events),
+            wakes: std::mem::take(&mut self.wakes),
+        }
     }
 
     fn decide(&mut self, now: Now, command: &Command) -> Outcome {
@@ -303,7 +322,17 @@ impl LockTable {
                 self.rename(now, caller, (from, to), *mode, heir.as_ref())
             }
             Command::Open { caller, ino, emptied } => self.open(now, caller, *ino, *emptied),
-            Command::Close { ino } => self.close(*ino),
+            Command::Close { mount, ino } => self.close(now, *mount, *ino),
+            Command::Lock { caller, ino, claim, waiting } => self.lock(now, caller, *ino, claim, *waiting),
+            Command::Unlock { mount, ino, style, key, range } => {
+                self.unlock(now, LockOwner { mount: *mount, key: *key }, *ino, *style, *range)
+            }
+            Command::Await { caller, spot, mode, waiting } => {
+                self.await_spot(now, caller, spot, *mode, *waiting)
+            }
+            Command::Withdraw { id } => self.withdraw(now, *id),
+            Command::Attend { mount } => self.attend(now, mount),
+            Command::Leave { mounts } => self.leave(now, mounts),
             Command::Write { caller, ino, offset, data } => self.write(now, caller, *ino, *offset, data),
             Command::Truncate { caller, ino, size } => self.truncate(now, caller, *ino, *size),
             Command::Change { caller, ino, change } => self.change(now, caller, *ino, *change),
@@ -415,6 +444,7 @@ impl LockTable {
             directory.subdirectories -= u32::from(is_directory);
             directory.changed = Some(now.wall);
         }
+        self.stir(Subject::from(spot));
         // One that only its entries kept alive may be dead by now.
         if self.object(spot.parent).is_some_and(|directory| directory.waits_for_entries()) {
             self.schedule(spot.parent);
@@ -425,6 +455,7 @@ impl LockTable {
     fn remove(&mut self, ino: Ino) {
         self.leave_session(ino);
         self.unschedule(ino);
+        self.drop_shares(ino);
         if self.objects.remove(&ino).is_some() {
             self.tally.locks -= 1;
         }
@@ -450,7 +481,7 @@ impl LockTable {
         let path = self.path_at(spot.parent, &spot.name);
         self.tell(now, EventKind::Release, path, ino);
         self.displace(now, ino, spot);
-        let open = self.opens.contains_key(&ino);
+        let open = self.is_used(ino, now);
         let record = self.record_mut(ino);
         record.ctime = now.wall;
         if !record.places.is_empty() {

@@ -12,7 +12,7 @@ use std::sync::{Arc, Mutex, Once, PoisonError};
 use std::time::{Duration, Instant};
 
 use lockfs::clock::SystemClock;
-use lockfs::lock::{Body, Ino, Name, Origin, SessionId, SessionKind, Ttl};
+use lockfs::lock::{Body, Ino, MountId, Name, Origin, SessionId, SessionKind, Ttl};
 use lockfs::store::redis::{Acks, Endpoint, Options, RedisStore};
 use lockfs::store::{Fact, LockStore, State, StoreError, Value};
 use lockfs::table::{
@@ -43,7 +43,13 @@ fn caller(session: &str) -> Caller {
     let ttl = Ttl::For(Duration::from_secs(600));
     let session =
         Claimant { id, kind: SessionKind::Named, origin, login: None, ttl, begin: Begin::WhereMissing };
-    Caller { uid: 1_000, gid: 1_000, session: Arc::new(session), also: Vec::new() }
+    Caller {
+        uid: 1_000,
+        gid: 1_000,
+        session: Arc::new(session),
+        also: Vec::new(),
+        mount: MountId::from_u64(1),
+    }
 }
 
 fn spot(parent: Ino, name: &str) -> Spot {

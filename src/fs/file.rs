@@ -175,7 +175,10 @@ impl LockFs {
             self.service.session_closed(session);
         }
         if let Some(ino) = handle.ino {
-            self.service.store().execute(&Command::Close { ino })?.map(|_: Reply| ())?;
+            self.service
+                .store()
+                .execute(&Command::Close { mount: self.service.mount(), ino })?
+                .map(|_: Reply| ())?;
         }
         Ok(())
     }

@@ -305,6 +305,6 @@ impl LockFs {
 pub(super) fn entry(reply: Reply) -> Result<Attributes, Error> {
     match reply {
         Reply::Entry(attributes) | Reply::Opened(attributes) => Ok(attributes),
-        Reply::Session(_) | Reply::Count(_) | Reply::Done => Err(Refusal::Invalid.into()),
+        Reply::Session(_) | Reply::Count(_) | Reply::Waits | Reply::Done => Err(Refusal::Invalid.into()),
     }
 }

@@ -29,7 +29,9 @@ pub(super) fn of(error: &Error) -> Errno {
 fn of_refusal(refusal: &Refusal) -> Errno {
     match refusal {
         Refusal::NoEntry | Refusal::NoSession => Errno::ENOENT,
-        Refusal::Gone | Refusal::Lost | Refusal::WrongToken => Errno::ESTALE,
+        Refusal::Gone | Refusal::Lost | Refusal::WrongToken | Refusal::Unattended => Errno::ESTALE,
+        Refusal::Taken => Errno::EAGAIN,
+        Refusal::Deadlock => Errno::EDEADLK,
         Refusal::Exists => Errno::EEXIST,
         Refusal::NotDirectory => Errno::ENOTDIR,
         Refusal::IsDirectory => Errno::EISDIR,

@@ -15,7 +15,8 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use super::Requester;
 use crate::clock::BootId;
-use crate::lock::{Job, Login, Origin, SessionError, SessionId, SessionKind, Ttl};
+use crate::lock::{Job, Login, Mount, MountId, Origin, SessionError, SessionId, SessionKind, Ttl};
+use crate::store::random;
 use crate::table::{Begin, Claimant};
 
 /// How many callers are remembered; each keeps one descriptor open.
@@ -71,6 +72,7 @@ pub struct Processes {
     /// When the leaders of jobs started that were seen alive: a job whose leader has gone keeps its name.
     leaders: Mutex<HashMap<u32, u64>>,
     users: Mutex<HashMap<u32, String>>,
+    mount: MountId,
 }
 
 #[derive(Debug)]
@@ -172,7 +174,7 @@ impl Processes {
     /// The processes of this host, which is called `host`.
     ///
     /// # Errors
-    /// When `/proc` is not mounted.
+    /// When `/proc` is not mounted, or the system has no random numbers.
     pub fn new(host: HostId) -> std::io::Result<Self> {
         let boot = BootId::current()?;
         Ok(Self {
@@ -182,11 +184,24 @@ impl Processes {
             known: Mutex::default(),
             leaders: Mutex::default(),
             users: Mutex::default(),
+            mount: MountId::from_u64(u64::from_ne_bytes(random()?)),
         })
     }
 
     pub(super) fn host(&self) -> &HostId {
         &self.host
+    }
+
+    /// The mount that this process serves; what it has in a store outlives the process by `ttl`.
+    pub(super) fn mount(&self, ttl: Ttl) -> Mount {
+        let pid = std::process::id();
+        let start = Stat::of(pid).map_or(0, |stat| stat.image.start);
+        Mount { id: self.mount, host: self.host.to_string(), pid, start, boot: self.boot.clone(), ttl }
+    }
+
+    /// Whether the process that serves a mount of this host may live.
+    pub(super) fn is_served(&self, mount: &Mount) -> bool {
+        mount.boot == self.boot && Stat::of(mount.pid).is_some_and(|stat| stat.image.start == mount.start)
     }
 
     fn known(&self) -> MutexGuard<'_, HashMap<u32, Arc<Known>>> {

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use super::LockService;
 use super::holders::Chores;
-use crate::lock::{Session, SessionId, SessionKind};
+use crate::lock::{Mount, MountId, Session, SessionId, SessionKind};
 use crate::store::StoreError;
 use crate::table::Command;
 
@@ -25,7 +25,8 @@ const BATCH: usize = 500;
 
 impl LockService {
     /// Takes up what this host held when its last daemon stopped: a job of an earlier boot is released at
-    /// once, one that has ended is marked, and what lives is renewed. To be called before the first sweep.
+    /// once, one that has ended is marked, and what lives is renewed; what mounts have that nobody serves any more
+    /// goes. To be called before the first sweep.
     ///
     /// # Errors
     /// [`StoreError`]: the store can't say.
@@ -68,7 +69,13 @@ impl LockService {
         for batch in names(held).chunks(BATCH) {
             self.store.execute(&Command::Renew { sessions: batch.to_vec() })?.ok();
         }
-        Ok(())
+        let is_left = |mount: &Mount| self.is_of_this_host(&mount.host) && !self.processes.is_served(mount);
+        let left: Vec<MountId> =
+            self.store.mounts()?.iter().filter(|mount| is_left(mount)).map(|mount| mount.id).collect();
+        if !left.is_empty() {
+            self.store.execute(&Command::Leave { mounts: left })?.ok();
+        }
+        self.attend()
     }
 
     /// One round: renews who lives, marks whose job has ended, removes what has expired. Returns how long
@@ -90,6 +97,7 @@ impl LockService {
             let now = self.store.now().boot;
             self.holders(|holders| holders.tick(now, PERIOD, &dead))
         };
+        self.renew_lease(IDLE_PERIOD)?;
         for batch in renew.chunks(BATCH) {
             self.store.execute(&Command::Renew { sessions: batch.to_vec() })?.ok();
         }
@@ -99,7 +107,9 @@ impl LockService {
             batch.iter().for_each(|(_, job)| self.processes.forget(job));
         }
         self.store.execute(&Command::Sweep { limit: SWEEP_MAX })?.ok();
-        Ok(if self.holders(|holders| holders.is_empty()) { IDLE_PERIOD } else { PERIOD })
+        let is_short = self.mount.ttl.span().is_some_and(|span| span < IDLE_PERIOD * 6);
+        let is_idle = !is_short && self.holders(|holders| holders.is_empty());
+        Ok(if is_idle { IDLE_PERIOD } else { PERIOD })
     }
 }
 

@@ -2,7 +2,7 @@
 
 use super::*;
 use crate::clock::{BootId, BootTime, ManualClock, Now, WallTime};
-use crate::lock::{Ino, Job, Name, Origin};
+use crate::lock::{Ino, Job, MountId, Name, Origin};
 use crate::store::MemoryStore;
 use crate::table::{Begin, Claimant, Existing, New, Opening, Spot};
 
@@ -44,7 +44,8 @@ fn acquire(service: &LockService, name: &str, kind: SessionKind) {
         ttl: Ttl::For(TTL),
         begin: Begin::WhereMissing,
     };
-    let caller = Caller { uid: 0, gid: 0, session: Arc::new(claimant), also: Vec::new() };
+    let caller =
+        Caller { uid: 0, gid: 0, session: Arc::new(claimant), also: Vec::new(), mount: MountId::from_u64(1) };
     let new = New::File(Opening::Closed);
     let command = Command::Acquire { caller, spot: spot(name), new, mode: 0o644, existing: Existing::Refuse };
     service.store().execute(&command).expect("the store works").expect("the name is free");

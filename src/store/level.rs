@@ -161,7 +161,10 @@ impl Journal for LevelJournal {
     fn admit(&self, command: &Command) -> Result<(), StoreError> {
         let bytes = match command {
             Command::Write { data, .. } => STEP_BYTES + data.len() as u64,
-            Command::Acquire { .. } | Command::Link { .. } | Command::BeginSession { .. } => STEP_BYTES,
+            Command::Acquire { .. }
+            | Command::Await { .. }
+            | Command::Link { .. }
+            | Command::BeginSession { .. } => STEP_BYTES,
             // What releases, renews or moves is let through: a full disk is no reason to keep or to lose locks.
             _ => return Ok(()),
         };

@@ -4,15 +4,16 @@
 //! mutex and appended to the journal in the same order; its caller waits for the journal outside of the
 //! mutex, so that look-ups go on while the disk works, and several steps are kept in one write.
 //!
-//! Lock order: the table before the journal's queue, the journal's own log before its queue.
+//! Lock order: the table before the journal's queue and before the wakes, the journal's own log before its queue.
 
 use std::collections::VecDeque;
 use std::fmt;
-use std::sync::{Arc, Mutex, MutexGuard};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
-use super::{Health, LockStore, State as Condition, StoreError};
+use super::{Health, LockStore, State as Condition, StoreError, Wakes};
 use crate::clock::{Clock, Now};
-use crate::lock::{Attributes, Event, Ino, Session, SessionId, Token, Ttl};
+use crate::lock::{Attributes, Event, Ino, Mount, Session, SessionId, Token, Ttl, WaitId, Waiter};
 use crate::table::{Change, Command, Counts, Entry, LockTable, New, Outcome, Reply, Spot, View};
 
 /// How many events a store remembers.
@@ -62,6 +63,9 @@ pub struct TableStore<J> {
     state: Mutex<State>,
     clock: Arc<dyn Clock>,
     journal: J,
+    wakes: Mutex<Vec<WaitId>>,
+    /// Says that there are more of them.
+    woken: Condvar,
 }
 
 #[derive(Debug)]
@@ -76,7 +80,7 @@ impl<J: Journal> TableStore<J> {
     /// A store of `table`, whose changes go to `journal`.
     pub(super) fn new(table: LockTable, clock: Arc<dyn Clock>, journal: J) -> Self {
         let state = State { table, events: VecDeque::new(), first_event: 1 };
-        Self { state: Mutex::new(state), clock, journal }
+        Self { state: Mutex::new(state), clock, journal, wakes: Mutex::default(), woken: Condvar::new() }
     }
 
     /// A panic under the mutex may have left a step half done: from then on the store has failed.
@@ -88,19 +92,32 @@ impl<J: Journal> TableStore<J> {
 
     /// Takes back an acquire that was not kept: its caller is told that it has not got the lock.
     fn undo(&self, command: &Command, outcome: &Outcome) {
-        let (Command::Acquire { caller, spot, new, .. }, Ok(Reply::Entry(_))) = (command, outcome) else {
-            return;
+        let (caller, spot, is_directory) = match (command, outcome) {
+            (Command::Acquire { caller, spot, new, .. }, Ok(Reply::Entry(_))) => {
+                (caller.clone(), spot.clone(), *new == New::Directory)
+            }
+            (Command::Await { caller, spot, .. }, Ok(Reply::Entry(_))) => {
+                (caller.clone(), spot.clone(), false)
+            }
+            _ => return,
         };
-        let (caller, spot) = (caller.clone(), spot.clone());
-        let release = match new {
-            New::Directory => Command::Rmdir { caller, spot },
-            New::File(_) | New::Symlink(_) => Command::Unlink { caller, spot },
+        let release = match is_directory {
+            true => Command::Rmdir { caller, spot },
+            false => Command::Unlink { caller, spot },
         };
         if let Ok(mut state) = self.state() {
             let now = self.clock.now();
             let step = state.table.execute(now, &release);
             state.remember(step.events);
+            self.tell(step.wakes);
             self.journal.append(&state.table, now, &step.changes);
+        }
+    }
+
+    fn tell(&self, wakes: Vec<WaitId>) {
+        if !wakes.is_empty() {
+            self.wakes.lock().unwrap_or_else(PoisonError::into_inner).extend(wakes);
+            self.woken.notify_all();
         }
     }
 
@@ -128,6 +145,7 @@ impl<J: Journal> LockStore for TableStore<J> {
             let step = state.table.execute(now, command);
             step.events.iter().for_each(|event| log::debug!("{event}"));
             state.remember(step.events);
+            self.tell(step.wakes);
             let kept = match step.changes.as_slice() {
                 [] => None,
                 changes => Some(self.journal.append(&state.table, now, changes)),
@@ -187,6 +205,21 @@ impl<J: Journal> LockStore for TableStore<J> {
 
     fn shortest_ttls(&self, ids: &[SessionId]) -> Result<Vec<Option<Ttl>>, StoreError> {
         self.read(|table, _| ids.iter().map(|id| table.shortest_ttl(id)).collect())
+    }
+
+    fn queue(&self, spot: &Spot) -> Result<Vec<Waiter>, StoreError> {
+        self.read(|table, now| table.queue(now, spot))
+    }
+
+    fn mounts(&self) -> Result<Vec<Mount>, StoreError> {
+        self.read(|table, _| table.mounts())
+    }
+
+    fn await_wakes(&self, limit: Duration) -> Result<Wakes, StoreError> {
+        let wakes = self.wakes.lock().unwrap_or_else(PoisonError::into_inner);
+        let waited = self.woken.wait_timeout_while(wakes, limit, |wakes| wakes.is_empty());
+        let (mut wakes, _) = waited.unwrap_or_else(PoisonError::into_inner);
+        Ok(Wakes::These(std::mem::take(&mut wakes)))
     }
 
     fn events(&self, after: u64, limit: usize) -> Result<EventPage, StoreError> {

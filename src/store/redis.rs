@@ -57,9 +57,9 @@ pub use handshake::Server;
 pub use link::{Fault, Link, LinkError};
 pub use primary::{Generation, Primary, Unreachable};
 
-use super::{EventPage, Health, LockStore, StoreError};
+use super::{EventPage, Health, LockStore, StoreError, Wakes};
 use crate::clock::{BootTime, Clock, Now};
-use crate::lock::{Attributes, Ino, Kind, Session, SessionId, Token, Ttl};
+use crate::lock::{Attributes, Ino, Kind, Mount, Session, SessionId, Token, Ttl, Waiter};
 use crate::table::{Command, Counts, Entry, Outcome, Spot, View};
 use codec::Reader;
 use copies::Copies;
@@ -340,6 +340,19 @@ impl LockStore for RedisStore {
         Reader::new(&seen.text).ttls().map_err(unreadable)
     }
 
+    fn queue(&self, _spot: &Spot) -> Result<Vec<Waiter>, StoreError> {
+        Ok(Vec::new())
+    }
+
+    fn mounts(&self) -> Result<Vec<Mount>, StoreError> {
+        Ok(Vec::new())
+    }
+
+    fn await_wakes(&self, limit: Duration) -> Result<Wakes, StoreError> {
+        std::thread::sleep(limit);
+        Ok(Wakes::These(Vec::new()))
+    }
+
     fn events(&self, after: u64, limit: usize) -> Result<EventPage, StoreError> {
         let (is_there, last) = self.requests.known(|known| (known.gone.is_none(), known.last_event));
         if is_there {
@@ -397,5 +410,5 @@ fn unsettled() -> StoreError {
 
 /// What no other daemon has.
 fn instance(host: &str) -> std::io::Result<String> {
-    Ok(format!("{host}:{:016x}", u64::from_be_bytes(keeper::random()?)))
+    Ok(format!("{host}:{:016x}", u64::from_be_bytes(super::random()?)))
 }

@@ -3,7 +3,10 @@
 use std::sync::Arc;
 
 use crate::clock::WallTime;
-use crate::lock::{Attributes, Event, Ino, Login, Name, Origin, Session, SessionId, SessionKind, Token, Ttl};
+use crate::lock::{
+    Attributes, Claim, Event, Ino, Login, Mount, MountId, Name, Origin, Range, Session, SessionId,
+    SessionKind, Style, Token, Ttl, WaitId,
+};
 
 /// The session that a caller speaks for, and how to begin it where it does not exist yet.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -42,6 +45,8 @@ pub struct Caller {
     pub session: Arc<Claimant>,
     /// Sessions that it speaks for besides: of the jobs that it descends from, as far as they were looked up.
     pub also: Vec<SessionId>,
+    /// Through which mount it asks.
+    pub mount: MountId,
 }
 
 /// One entry of one directory.
@@ -93,6 +98,15 @@ pub enum RenameMode {
     NoReplace,
     /// Both change places (`RENAME_EXCHANGE`).
     Exchange,
+}
+
+/// A call that may wait.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Waiting {
+    /// The kernel's number of the request, on the caller's mount.
+    pub request: u64,
+    /// Whether nobody else of the caller's session could let go of anything meanwhile.
+    pub alone: bool,
 }
 
 /// What `chmod`, `chown` and `utimes` change; `None` leaves as it is.
@@ -171,8 +185,60 @@ pub enum Command {
     },
     /// One open less.
     Close {
+        /// Through which mount it was opened.
+        mount: MountId,
         /// The object.
         ino: Ino,
+    },
+    /// Lock an open file: flock(2), fcntl(2). From the first on, the file is advisory.
+    Lock {
+        /// Who.
+        caller: Caller,
+        /// The file.
+        ino: Ino,
+        /// With what.
+        claim: Claim,
+        /// `None`: it is refused where others are in the way (`LOCK_NB`, `F_SETLK`). Asked again, it keeps its place.
+        waiting: Option<Waiting>,
+    },
+    /// Let go of an advisory lock, or of a part of it.
+    Unlock {
+        /// Through which mount it was taken.
+        mount: MountId,
+        /// The file.
+        ino: Ino,
+        /// By which call.
+        style: Style,
+        /// What the kernel calls the owner.
+        key: u64,
+        /// Which bytes.
+        range: Range,
+    },
+    /// Make a file and hold it, as soon as nothing stands there and nobody came earlier. It is open then.
+    Await {
+        /// Who.
+        caller: Caller,
+        /// Where.
+        spot: Spot,
+        /// Its permission bits, the umask applied.
+        mode: u16,
+        /// Asked again, it keeps its place.
+        waiting: Waiting,
+    },
+    /// A call waits no longer.
+    Withdraw {
+        /// Which.
+        id: WaitId,
+    },
+    /// A mount is there: begins or renews its lease.
+    Attend {
+        /// Which, and who serves it.
+        mount: Mount,
+    },
+    /// Mounts are there no more: all that they have goes.
+    Leave {
+        /// Which.
+        mounts: Vec<MountId>,
     },
     /// Write into the note.
     Write {
@@ -306,6 +372,8 @@ pub enum Reply {
     Session(Box<Session>),
     /// How many: of sessions found, of locks swept.
     Count(usize),
+    /// It has to wait, and has a place in the queue.
+    Waits,
     /// Nothing to say.
     Done,
 }
@@ -343,6 +411,12 @@ pub enum Refusal {
     NoSession,
     /// The token names another holder.
     WrongToken,
+    /// Others have an advisory lock that is in the way, or have waited longer for it.
+    Taken,
+    /// Waiting would never end: who is in the way waits for the caller.
+    Deadlock,
+    /// The lease of the caller's mount has run out, or was never begun: it must be begun first.
+    Unattended,
 }
 
 /// How a step answers.
@@ -366,6 +440,8 @@ pub struct Step {
     pub changes: Vec<Change>,
     /// What happened.
     pub events: Vec<Event>,
+    /// Calls that wait, and should ask again now.
+    pub wakes: Vec<WaitId>,
 }
 
 /// The caller of a command, by reference or by mutable reference as the command is.
@@ -388,9 +464,18 @@ macro_rules! caller_of {
             | Self::BeginSession { caller }
             | Self::MergeSession { caller, .. }
             | Self::TouchSession { caller, .. }
-            | Self::SetSessionTtl { caller, .. } => Some(caller),
+            | Self::SetSessionTtl { caller, .. }
+            | Self::Lock { caller, .. }
+            | Self::Await { caller, .. } => Some(caller),
             Self::EndSession { caller, .. } => caller.$borrow(),
-            Self::Close { .. } | Self::Renew { .. } | Self::MarkEnded { .. } | Self::Sweep { .. } => None,
+            Self::Close { .. }
+            | Self::Unlock { .. }
+            | Self::Withdraw { .. }
+            | Self::Attend { .. }
+            | Self::Leave { .. }
+            | Self::Renew { .. }
+            | Self::MarkEnded { .. }
+            | Self::Sweep { .. } => None,
         }
     };
 }

@@ -11,7 +11,7 @@ const SETGID: u16 = 0o2000;
 
 impl LockTable {
     /// What stands at a spot, if it is alive. What is dead there is removed.
-    fn find(&mut self, now: Now, spot: &Spot) -> Result<Option<Ino>, Refusal> {
+    pub(super) fn find(&mut self, now: Now, spot: &Spot) -> Result<Option<Ino>, Refusal> {
         let parent = self.live(spot.parent, now).ok_or(Refusal::NoEntry)?;
         // An unlinked file that is open is nowhere.
         if parent.record.places.is_empty() && spot.parent != Ino::ROOT {
@@ -58,6 +58,18 @@ impl LockTable {
                 _ => self.open(now, caller, ino, existing == Existing::OpenEmptied),
             };
         }
+        // What is reserved for those who wait is as good as held.
+        if self.is_name_awaited(now, spot, None) {
+            return Err(match existing {
+                Existing::Refuse => Refusal::Exists,
+                Existing::Open | Existing::OpenEmptied => Refusal::Busy(None),
+            });
+        }
+        self.make(now, caller, spot, new, mode)
+    }
+
+    /// Makes an entry where nothing stands.
+    pub(super) fn make(&mut self, now: Now, caller: &Caller, spot: &Spot, new: &New, mode: u16) -> Outcome {
         self.ensure_session(now, caller)?;
         let id = &caller.session.id;
         self.forget_loss(id, spot);
@@ -98,7 +110,7 @@ impl LockTable {
         self.place(now, ino, spot, token);
         self.schedule(ino);
         if *new == New::File(Opening::Opened) {
-            *self.opens.entry(ino).or_default() += 1;
+            self.open_on(caller.mount, ino);
         }
         let path = self.path_at(spot.parent, &spot.name);
         self.tell(now, EventKind::Acquire, path, ino);
@@ -157,7 +169,7 @@ impl LockTable {
         if names >= Self::LINK_MAX {
             return Err(Refusal::TooManyLinks);
         }
-        if self.find(now, spot)?.is_some() {
+        if self.find(now, spot)?.is_some() || self.is_name_awaited(now, spot, None) {
             return Err(Refusal::Exists);
         }
         let standing = self.may_link(caller, ino)?;
@@ -233,6 +245,10 @@ impl LockTable {
                 self.leave_name(now, source, from);
                 self.add_name(now, goal, from);
             }
+            (None, RenameMode::NoReplace) if self.is_name_awaited(now, to, None) => {
+                return Err(Refusal::Exists);
+            }
+            (None, _) if self.is_name_awaited(now, to, None) => return Err(Refusal::Busy(None)),
             (goal, _) => {
                 if let Some(goal) = goal {
                     self.may_remove(now, caller, goal, to)?;
@@ -285,24 +301,8 @@ impl LockTable {
         }
         // A directory that is removed is gone for those who have it open, too: nothing can be in it any more.
         if !self.is_directory(ino) {
-            *self.opens.entry(ino).or_default() += 1;
+            self.open_on(caller.mount, ino);
         }
         Ok(Reply::Opened(self.attributes_of(ino)))
-    }
-
-    pub(super) fn close(&mut self, ino: Ino) -> Outcome {
-        let Some(count) = self.opens.get_mut(&ino) else {
-            return Ok(Reply::Done);
-        };
-        *count -= 1;
-        if *count > 0 {
-            return Ok(Reply::Done);
-        }
-        self.opens.remove(&ino);
-        let unlinked = self.object(ino).is_some_and(|object| object.record.places.is_empty());
-        if unlinked && ino != Ino::ROOT {
-            self.remove(ino);
-        }
-        Ok(Reply::Done)
     }
 }

@@ -1,27 +1,49 @@
 //! Deadlines: when an object is dead, and what removes it.
 
+use std::time::Duration;
+
 use super::{LockTable, Object, Outcome, Reply};
 use crate::clock::{BootTime, Now};
-use crate::lock::{EventKind, Ino, SessionId, Ttl};
+use crate::lock::{EventKind, Ino, Record, SessionId, Ttl};
+
+/// Moves of `seen` below this are not written: an acquire would else write its session as well as its lock.
+const SEEN_GRAIN: Duration = Duration::from_secs(1);
+
+/// The grain of what expires sooner than eight seconds is this part of its ttl.
+const SEEN_PART: u32 = 8;
 
 /// How many deadlines a sweep looks at, for each lock that it may remove.
 const LOOKS: usize = 10;
 
 impl LockTable {
+    /// How far `seen` of what has this ttl must move to be worth a write.
+    pub(super) fn grain_of(ttl: Ttl) -> Duration {
+        ttl.span().map_or(SEEN_GRAIN, |span| SEEN_GRAIN.min(span / SEEN_PART))
+    }
+
     /// When an object expires, or `None` for never: its ttl after the later of its own and its session's
-    /// last sign of life. What has no name (the root; a file that is unlinked and open) never does.
+    /// last sign of life; of an advisory file, after the last mount has let go of it. What has no name (the root; a
+    /// file that is unlinked and open) never does.
     pub(super) fn deadline(&self, object: &Object) -> Option<BootTime> {
         let record = &object.record;
         let ttl = record.ttl.span()?;
         if record.places.is_empty() {
             return None;
         }
+        if record.is_advisory() {
+            return Some(record.seen.max(self.used_until(record.ino)?) + ttl);
+        }
         let session = record.session.as_ref().and_then(|id| self.sessions.get(id));
         Some(session.map_or(record.seen, |group| record.seen.max(group.session.seen)) + ttl)
     }
 
-    /// Whether an object is past its deadline. A directory is not while something alive stands in it.
+    /// Whether an object is past its deadline. A directory is not while something alive stands in it; what has no
+    /// name is when no living mount uses it.
     pub(super) fn is_dead(&self, object: &Object, now: Now) -> bool {
+        let Record { ino, places, .. } = &object.record;
+        if places.is_empty() && *ino != Ino::ROOT {
+            return !self.is_used(*ino, now);
+        }
         self.has_passed(object, now) && !self.has_live_entries(object, now)
     }
 
@@ -134,6 +156,7 @@ impl LockTable {
 
     /// Removes locks past their deadline, the longest dead first, and sessions that nobody needs any more.
     pub(super) fn sweep(&mut self, now: Now, limit: usize) -> Outcome {
+        self.sweep_mounts(now);
         let (mut swept, mut looks) = (0, 0);
         // A deadline that has moved costs a look and removes nothing: after a restart all of a session are due at once.
         while swept < limit
@@ -154,12 +177,13 @@ impl LockTable {
         }
         self.settle_sessions(now);
         swept += self.sweep_sessions(now, limit - swept);
+        self.sweep_reservations(now);
         Ok(Reply::Count(swept))
     }
 
     /// When the next sweep is due at the latest.
     pub fn next_check(&self) -> Option<BootTime> {
         let firsts = [self.checks.first(), self.session_checks.first()];
-        firsts.into_iter().flatten().map(|(at, _)| *at).min()
+        firsts.into_iter().flatten().map(|(at, _)| *at).chain(self.next_reservation()).min()
     }
 }

@@ -29,6 +29,10 @@ impl LockTable {
 
     pub(super) fn standing(&self, caller: &Caller, object: &Object) -> Standing {
         let record = &object.record;
+        // The kernel has judged by the modes, and there is nothing to add.
+        if record.is_advisory() {
+            return Standing::Holder;
+        }
         let same_user = caller.uid == record.uid || caller.uid == 0;
         let Some(group) = record.session.as_ref().and_then(|id| self.sessions.get(id)) else {
             return if same_user { Standing::Holder } else { Standing::Stranger };

@@ -4,7 +4,9 @@ use std::ops::Bound;
 
 use super::{LockTable, Object, Spot, Tally};
 use crate::clock::{BootTime, Now};
-use crate::lock::{Attributes, EventKind, Ino, LockPath, Name, Record, Session, SessionId, Token, Ttl};
+use crate::lock::{
+    Attributes, EventKind, Grant, Ino, LockPath, Name, Record, Session, SessionId, Token, Ttl,
+};
 
 /// One line of a listing.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -30,6 +32,10 @@ pub struct View {
     pub session: Option<Session>,
     /// When it expires.
     pub deadline: Option<BootTime>,
+    /// Advisory locks on it.
+    pub grants: Vec<Grant>,
+    /// How many wait for one, or for its name.
+    pub waiting: usize,
 }
 
 /// How many, and how often since the store was opened.
@@ -39,6 +45,8 @@ pub struct Counts {
     pub locks: u64,
     /// Sessions.
     pub sessions: u64,
+    /// Calls that wait.
+    pub waits: u64,
     /// Events of each kind, in the order of [`EventKind`].
     pub events: [u64; EventKind::ALL.len()],
 }
@@ -73,6 +81,8 @@ impl LockTable {
             path: self.path_of(ino),
             session: session.map(|group| group.session.clone()),
             deadline: self.deadline(object),
+            grants: self.grants(now, ino).cloned().collect(),
+            waiting: self.waiting(now, ino),
             record,
         })
     }
@@ -178,7 +188,7 @@ impl LockTable {
     /// How many, and how often.
     pub fn counts(&self) -> Counts {
         let Tally { locks, events } = self.tally;
-        Counts { locks, sessions: self.sessions.len() as u64, events }
+        Counts { locks, sessions: self.sessions.len() as u64, waits: self.waits(), events }
     }
 
     /// The record of an object as it is, dead or alive: what a store writes after a [`Change`](super::Change).

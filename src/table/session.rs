@@ -6,12 +6,6 @@ use super::{Begin, Caller, Change, Group, LockTable, Outcome, Refusal, Reply, Sp
 use crate::clock::{BootTime, Now, WallTime};
 use crate::lock::{EventKind, Ino, Session, SessionId, SessionKind, Token, Ttl};
 
-/// Moves of `seen` below this are not written: an acquire would else write its session as well as its lock.
-const SEEN_GRAIN: Duration = Duration::from_secs(1);
-
-/// The grain of what expires sooner than eight seconds is this part of its ttl.
-const SEEN_PART: u32 = 8;
-
 /// How many lost names a session remembers.
 const LOST_MAX: usize = 1_000;
 
@@ -170,8 +164,7 @@ impl LockTable {
         let Some(group) = self.sessions.get(id) else {
             return;
         };
-        let shortest = group.shortest_ttl().and_then(Ttl::span);
-        let grain = shortest.map_or(SEEN_GRAIN, |span| SEEN_GRAIN.min(span / SEEN_PART));
+        let grain = Self::grain_of(group.shortest_ttl().unwrap_or(Ttl::Never));
         if now.boot.since(group.session.seen) >= grain {
             self.see_exactly(now, id);
         }
@@ -354,7 +347,8 @@ impl LockTable {
 
     pub(super) fn transfer(&mut self, now: Now, caller: &Caller, ino: Ino, heir: &SessionId) -> Outcome {
         let object = self.live(ino, now).ok_or(Refusal::Gone)?;
-        if object.record.places.is_empty() {
+        // What is advisory is nobody's, and what has no name can't be held.
+        if object.record.places.is_empty() || object.record.is_advisory() {
             return Err(Refusal::Invalid);
         }
         self.own_session(now, Some(caller), heir)?;

@@ -30,7 +30,13 @@ fn agent(text: &str) -> Caller {
     let origin = Origin { user: "alice".into(), host: "dev1".into(), pid: 7, command: "sh".into() };
     let (kind, ttl, begin) = (SessionKind::Named, Ttl::For(TTL), Begin::WhereMissing);
     let session = Claimant { id: id(text), kind, origin, login: None, ttl, begin };
-    Caller { uid: ALICE, gid: ALICE, session: Arc::new(session), also: Vec::new() }
+    Caller {
+        uid: ALICE,
+        gid: ALICE,
+        session: Arc::new(session),
+        also: Vec::new(),
+        mount: MountId::from_u64(1),
+    }
 }
 
 fn below(parent: Ino, text: &str) -> Spot {
@@ -134,7 +140,10 @@ fn a_store_that_is_damaged_is_not_restored() {
         ("two records of inode", |records, _| records[G].ino = records[F].ino),
         ("two entries \"d\"", |records, _| records[G].places[0].name = name("d")),
         ("two entries at", |records, _| records[G].places[0].cookie = records[D].places[0].cookie),
-        ("is held by nobody", |records, _| records[G].session = None),
+        ("is held by nobody", |records, _| {
+            records[G].session = None;
+            records[G].body = Body::Symlink((*b"target").into());
+        }),
         ("session b, which is missing", |_, sessions| drop(sessions.remove(1))),
         ("of a later epoch", |records, _| records[G].token = Token::new(Token::EPOCH_MIN + 1, 0)),
         ("of a later epoch", |records, _| records[G].places[0].cookie = Token::new(Token::EPOCH_MIN + 2, 0)),
@@ -178,7 +187,7 @@ fn what_has_no_name_is_not_kept() {
     let data = b"x".to_vec();
     table.execute(dawn(), &Command::Write { caller: agent("a"), ino, offset: None, data });
     assert_eq!(table.stat(dawn(), ino).map(|attributes| attributes.size), Some(1));
-    assert_eq!(table.execute(dawn(), &Command::Close { ino }).changes, []);
+    assert_eq!(table.execute(dawn(), &Command::Close { mount: MountId::from_u64(1), ino }).changes, []);
     assert_eq!(table.stat(dawn(), ino), None);
 }
 

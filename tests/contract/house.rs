@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use lockfs::clock::{Clock, ManualClock, Now, WallTime};
-use lockfs::lock::{Body, Ino, Name, Record, Session, Token, Ttl};
+use lockfs::lock::{Body, Ino, MountId, Name, Record, Session, Token, Ttl};
 use lockfs::store::LockStore;
 use lockfs::table::{
     AttributeChange, Caller, Command, Existing, New, Opening, Outcome, Refusal, RenameMode, Reply, Spot, View,
@@ -300,7 +300,7 @@ impl dyn Tenant + '_ {
     }
 
     pub(crate) fn close(&self, ino: Ino) {
-        self.ask_done(Command::Close { ino }).expect("closing is never refused");
+        self.ask_done(Command::Close { mount: MountId::from_u64(1), ino }).expect("closing is never refused");
     }
 
     pub(crate) fn write(&self, who: &Caller, path: &str, text: &str) -> Answer<Ino> {

@@ -1,7 +1,7 @@
 //! The law as properties of random histories: what holds after every step, whoever did what when.
 
 use lockfs::clock::Now;
-use lockfs::lock::{Attributes, Kind, Session};
+use lockfs::lock::{Attributes, Kind, MountId, Session};
 use lockfs::table::{Command, LockTable, Outcome, Reply, Step};
 
 use crate::model::Model;
@@ -141,7 +141,7 @@ fn without_dead(outcome: Outcome) -> Outcome {
         Reply::Entry(attributes) => Reply::Entry(shown(attributes)),
         Reply::Opened(attributes) => Reply::Opened(shown(attributes)),
         Reply::Session(session) => Reply::Session(Box::new(remembered(*session))),
-        Reply::Count(_) | Reply::Done => reply,
+        Reply::Count(_) | Reply::Waits | Reply::Done => reply,
     })
 }
 
@@ -165,7 +165,11 @@ fn the_end_of_every_history_is_an_empty_table() {
         }
         for ino in story.seen() {
             for _ in acts {
-                bench.table.execute(bench.now, &Command::Close { ino: *ino }).outcome.ok();
+                bench
+                    .table
+                    .execute(bench.now, &Command::Close { mount: MountId::from_u64(1), ino: *ino })
+                    .outcome
+                    .ok();
             }
         }
         let Shadow { records, sessions } = Shadow::of(&bench.table);

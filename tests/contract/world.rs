@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use lockfs::clock::{BootId, BootTime, Now, WallTime};
-use lockfs::lock::{Ino, Job, Login, Name, Origin, SessionId, SessionKind, Token, Ttl};
+use lockfs::lock::{Ino, Job, Login, MountId, Name, Origin, SessionId, SessionKind, Token, Ttl};
 use lockfs::table::{
     AttributeChange, Begin, Caller, Claimant, Command, Existing, LockTable, New, Opening, Outcome,
     RenameMode, Reply, Spot,
@@ -44,7 +44,7 @@ pub(crate) fn caller(uid: u32, id: &str, kind: SessionKind, login: Option<&str>,
     let id = session_id(id);
     let login = login.map(Login::new);
     let session = Claimant { id, kind, origin, login, ttl, begin: Begin::WhereMissing };
-    Caller { uid, gid: uid, session: Arc::new(session), also: Vec::new() }
+    Caller { uid, gid: uid, session: Arc::new(session), also: Vec::new(), mount: MountId::from_u64(1) }
 }
 
 pub(crate) fn job(pgid: u32) -> SessionKind {
@@ -445,7 +445,7 @@ impl Story {
             Act::Open { who, what, emptied } => {
                 Command::Open { caller: by(who), ino: ino(what), emptied: *emptied }
             }
-            Act::Close { what } => Command::Close { ino: ino(what) },
+            Act::Close { what } => Command::Close { mount: MountId::from_u64(1), ino: ino(what) },
             Act::Write { who, what, offset, length } => {
                 let data = vec![b'x'; *length];
                 Command::Write { caller: by(who), ino: ino(what), offset: *offset, data }

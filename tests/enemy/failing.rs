@@ -6,13 +6,14 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::Command as Process;
 use std::sync::Arc;
+use std::time::Duration;
 
 use lockfs::clock::{Clock, Now, SystemClock};
 use lockfs::fs::{About, LockFs};
 use lockfs::fuse::{Mount, MountOptions};
-use lockfs::lock::{Attributes, Ino, Session, SessionId, Token, Ttl};
+use lockfs::lock::{Attributes, Ino, Mount as Served, Session, SessionId, Token, Ttl, Waiter};
 use lockfs::locks::{LockService, Processes};
-use lockfs::store::{EventPage, Health, LockStore, MemoryStore, StoreError};
+use lockfs::store::{EventPage, Health, LockStore, MemoryStore, StoreError, Wakes};
 use lockfs::table::{Command, Counts, Entry, Outcome, Spot, View};
 
 use super::common::{LOCKFS, Tree, errno};
@@ -76,6 +77,15 @@ impl LockStore for Buggy {
     }
     fn events(&self, after: u64, limit: usize) -> Result<EventPage, StoreError> {
         self.0.events(after, limit)
+    }
+    fn queue(&self, spot: &Spot) -> Result<Vec<Waiter>, StoreError> {
+        self.0.queue(spot)
+    }
+    fn mounts(&self) -> Result<Vec<Served>, StoreError> {
+        self.0.mounts()
+    }
+    fn await_wakes(&self, limit: Duration) -> Result<Wakes, StoreError> {
+        self.0.await_wakes(limit)
     }
     fn counts(&self) -> Result<Counts, StoreError> {
         self.0.counts()

@@ -5,7 +5,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use lockfs::clock::SystemClock;
-use lockfs::lock::{Event, EventKind, Ino, Name, Origin, Session, SessionId, SessionKind, Token, Ttl};
+use lockfs::lock::{
+    Event, EventKind, Ino, MountId, Name, Origin, Session, SessionId, SessionKind, Token, Ttl,
+};
 use lockfs::store::redis::{Endpoint, Options, RedisStore};
 use lockfs::store::{LockStore, StoreError};
 use lockfs::table::{
@@ -100,7 +102,13 @@ pub(crate) fn caller(session: &str) -> Caller {
     let id = session_id(session);
     let session =
         Claimant { id, kind: SessionKind::Named, origin, login: None, ttl, begin: Begin::WhereMissing };
-    Caller { uid: 1_000, gid: 1_000, session: Arc::new(session), also: Vec::new() }
+    Caller {
+        uid: 1_000,
+        gid: 1_000,
+        session: Arc::new(session),
+        also: Vec::new(),
+        mount: MountId::from_u64(1),
+    }
 }
 
 /// What an act came to, where the store can say.

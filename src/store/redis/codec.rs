@@ -391,7 +391,15 @@ impl<'a> Reader<'a> {
             _ => Some(self.session()?),
         };
         let deadline = Some(self.time()?).filter(|deadline| *deadline > BootTime::default());
-        Ok(Some(View { record: stored.with(body), attributes, path, session, deadline }))
+        Ok(Some(View {
+            record: stored.with(body),
+            attributes,
+            path,
+            session,
+            deadline,
+            grants: Vec::new(),
+            waiting: 0,
+        }))
     }
 
     /// Nothing where it is no directory, else its entries.

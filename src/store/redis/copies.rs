@@ -12,7 +12,9 @@ use std::time::Duration;
 
 use super::codec::{Changed, Malformed, Stored};
 use crate::clock::{BootTime, Now};
-use crate::lock::{Attributes, EventKind, Ino, Name, Origin, Place, SessionId, SessionKind, Token, Ttl};
+use crate::lock::{
+    Attributes, EventKind, Ino, MountId, Name, Origin, Place, SessionId, SessionKind, Token, Ttl,
+};
 use crate::table::{Begin, Caller, Claimant, Command, LockTable, Outcome, Refusal, Spot, View};
 
 /// How many directories are remembered that only lead to locks.
@@ -294,6 +296,7 @@ impl Orphan {
                 begin: Begin::WhereMissing,
             }),
             also: Vec::new(),
+            mount: MountId::from_u64(0),
         };
         let nobody = || SessionId::parse(b"nobody").expect("a session name");
         let caller = by(holder.clone().unwrap_or_else(nobody));

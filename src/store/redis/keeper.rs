@@ -5,7 +5,6 @@
 //! the namespace is there, or is founded anew; the epoch is above all that was given; this host has said what it holds; then requests go on.
 
 use std::fs;
-use std::io;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
@@ -294,7 +293,8 @@ impl Keeper {
         let past = past.or_else(|| self.memory.read());
         let (known_as, epoch, event) = past.unwrap_or_default();
         let window = if past.is_some() { self.window } else { Duration::ZERO };
-        let generation: Generation = random().map_err(|error| StoreError::Failed(error.to_string()))?;
+        let generation: Generation =
+            crate::store::random().map_err(|error| StoreError::Failed(error.to_string()))?;
         let (uid, gid) = (self.owner.0.to_string(), self.owner.1.to_string());
         let numbers = [epoch.to_string(), event.to_string(), uid, gid, window.as_micros().to_string()];
         let mut args: Vec<&[u8]> = vec![&generation];
@@ -448,13 +448,6 @@ impl Keeper {
             .known(|known| (known.generation.unwrap_or_default(), known.epoch, known.last_event));
         self.memory.write(&generation, epoch, event);
     }
-}
-
-/// Bytes that nobody else has.
-pub(super) fn random<const N: usize>() -> io::Result<[u8; N]> {
-    let mut bytes = [0; N];
-    io::Read::read_exact(&mut fs::File::open("/dev/urandom")?, &mut bytes)?;
-    Ok(bytes)
 }
 
 /// What a host remembers of a namespace when it has no daemon: that it was there, and how far its numbers were.

@@ -28,7 +28,13 @@ impl RedisStore {
                 self.rename(caller, (from, to), *mode, heir.as_ref())
             }
             Command::Open { .. } => self.open_object(command),
-            Command::Close { ino } => {
+            Command::Lock { .. }
+            | Command::Unlock { .. }
+            | Command::Await { .. }
+            | Command::Withdraw { .. }
+            | Command::Attend { .. }
+            | Command::Leave { .. } => Ok(Err(Refusal::Invalid)),
+            Command::Close { mount: _, ino } => {
                 self.copies(|copies| copies.closed(*ino));
                 Ok(Ok(Reply::Done))
             }

@@ -1,0 +1,410 @@
+//! Queues: who waits for what, in the order in which they came.
+//!
+//! - Nobody overtakes an earlier waiter that is in the way, be it by a try that would not wait.
+//! - A wake is a hint. A waiter that could have what it waits for is told so, and has [`RESERVED`] to come and take
+//!   it; one that does not come is passed over, with all waiters of its mount, until that mount is heard of again.
+//! - So no waiter waits for ever behind one that is gone: each step that lets go of something, takes a waiter out,
+//!   or passes one over, looks whom it lets through.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
+
+use super::{Caller, LockTable, New, Opening, Outcome, Refusal, Reply, Spot, Waiting};
+use crate::clock::{BootTime, Now};
+use crate::lock::{
+    Claim, Grant, Ino, LockOwner, Mode, MountId, Name, Range, SessionId, Style, Token, WaitId, Waiter,
+};
+
+/// How long something stays reserved for a waiter that was told.
+pub(super) const RESERVED: Duration = Duration::from_secs(2);
+
+/// What is waited for.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub(super) enum Subject {
+    /// An advisory lock on an object.
+    Object(Ino),
+    /// A name, to be free.
+    Spot(Ino, Name),
+}
+
+impl From<&Spot> for Subject {
+    fn from(spot: &Spot) -> Self {
+        Self::Spot(spot.parent, spot.name.clone())
+    }
+}
+
+/// All that wait.
+#[derive(Debug, Default)]
+pub(super) struct Queues {
+    by_subject: BTreeMap<Subject, BTreeMap<Token, Waiter>>,
+    by_id: BTreeMap<WaitId, (Subject, Token)>,
+    by_session: BTreeMap<SessionId, BTreeSet<WaitId>>,
+    /// Until when something is reserved for whom.
+    reserved: BTreeSet<(BootTime, WaitId)>,
+    /// Of what somebody let go in this step, in that order.
+    stirred: Vec<Subject>,
+}
+
+impl LockTable {
+    /// Notes that somebody let go of something.
+    pub(super) fn stir(&mut self, subject: Subject) {
+        if self.queues.by_subject.contains_key(&subject) && !self.queues.stirred.contains(&subject) {
+            self.queues.stirred.push(subject);
+        }
+    }
+
+    /// All who wait for something, in their order.
+    pub(super) fn queue_of<'a>(&'a self, subject: &Subject) -> impl Iterator<Item = &'a Waiter> + use<'a> {
+        self.queues.by_subject.get(subject).into_iter().flat_map(BTreeMap::values)
+    }
+
+    /// How many wait.
+    pub(super) fn waits(&self) -> u64 {
+        self.queues.by_id.len() as u64
+    }
+
+    pub(super) fn waits_of(&self, mount: MountId) -> Vec<WaitId> {
+        let (first, last) = (WaitId { mount, request: 0 }, WaitId { mount, request: u64::MAX });
+        self.queues.by_id.range(first..=last).map(|(id, _)| *id).collect()
+    }
+
+    pub(super) fn stir_waits_of(&mut self, mount: MountId) {
+        for id in self.waits_of(mount) {
+            self.unreserve(id);
+            let (subject, _) = self.queues.by_id[&id].clone();
+            self.stir(subject);
+        }
+    }
+
+    /// Notes that a mount was heard of.
+    pub(super) fn unmute(&mut self, mount: MountId) {
+        let is_mute = self.mounts.get_mut(&mount).map(|lease| std::mem::take(&mut lease.is_mute));
+        if is_mute == Some(true) {
+            self.stir_waits_of(mount);
+        }
+    }
+
+    /// The place that a call has in a queue.
+    pub(super) fn place_of(&self, mount: MountId, request: u64) -> Option<Token> {
+        self.queues.by_id.get(&WaitId { mount, request }).map(|(_, ticket)| *ticket)
+    }
+
+    /// Whether a waiter is to be waited for.
+    fn is_heeded(&self, waiter: &Waiter, now: Now) -> bool {
+        let lease = self.mounts.get(&waiter.id.mount);
+        lease.is_some_and(|lease| !lease.is_mute) && self.mount_lives(waiter.id.mount, now)
+    }
+
+    /// Those who came before `place` (all, where it has none) and must be let through before `claim` is granted.
+    fn earlier<'a>(
+        &'a self,
+        now: Now,
+        subject: &Subject,
+        owner: LockOwner,
+        claim: &'a Claim,
+        place: Option<Token>,
+    ) -> impl Iterator<Item = &'a Waiter> {
+        let queue = self.queue_of(subject);
+        let earlier = queue.take_while(move |waiter| place.is_none_or(|place| waiter.ticket < place));
+        earlier.filter(move |waiter| waiter.conflicts(owner, claim) && self.is_heeded(waiter, now))
+    }
+
+    /// Whether somebody came before `place` who must be let through before `claim` is granted.
+    pub(super) fn is_awaited(
+        &self,
+        now: Now,
+        subject: &Subject,
+        owner: LockOwner,
+        claim: &Claim,
+        place: Option<Token>,
+    ) -> bool {
+        self.earlier(now, subject, owner, claim, place).next().is_some()
+    }
+
+    /// Whether somebody waits for a name, so that nobody else may take it.
+    pub(super) fn is_name_awaited(&self, now: Now, spot: &Spot, place: Option<Token>) -> bool {
+        let mut queue = self.queue_of(&Subject::from(spot));
+        let is_earlier = |waiter: &Waiter| place.is_none_or(|place| waiter.ticket < place);
+        queue.any(|waiter| is_earlier(waiter) && self.is_heeded(waiter, now))
+    }
+
+    /// Gives a call a place in a queue, or leaves it the one that it has.
+    pub(super) fn queue_up(
+        &mut self,
+        now: Now,
+        caller: &Caller,
+        subject: Subject,
+        claim: &Claim,
+        waiting: Waiting,
+    ) -> Outcome {
+        let Waiting { request, alone } = waiting;
+        let id = WaitId { mount: caller.mount, request };
+        let owner = LockOwner { mount: caller.mount, key: claim.key };
+        let place = self.place_of(caller.mount, request);
+        if alone && self.closes_a_cycle(now, &caller.session.id, &subject, owner, claim, place) {
+            return Err(Refusal::Deadlock);
+        }
+        if place.is_some() {
+            self.unreserve(id);
+            return Ok(Reply::Waits);
+        }
+        let ticket = self.next_token();
+        let waiter = Waiter {
+            id,
+            ticket,
+            claim: *claim,
+            session: caller.session.id.clone(),
+            origin: caller.session.origin.clone(),
+            since: now.wall,
+            alone,
+            reserved: None,
+        };
+        self.queues.by_session.entry(waiter.session.clone()).or_default().insert(id);
+        self.queues.by_id.insert(id, (subject.clone(), ticket));
+        self.queues.by_subject.entry(subject).or_default().insert(ticket, waiter);
+        Ok(Reply::Waits)
+    }
+
+    fn waiter_mut(&mut self, id: WaitId) -> Option<&mut Waiter> {
+        let (subject, ticket) = self.queues.by_id.get(&id)?;
+        self.queues.by_subject.get_mut(subject)?.get_mut(ticket)
+    }
+
+    fn unreserve(&mut self, id: WaitId) {
+        if let Some(until) = self.waiter_mut(id).and_then(|waiter| waiter.reserved.take()) {
+            self.queues.reserved.remove(&(until, id));
+        }
+    }
+
+    /// Takes a call out of its queue, if it is in one.
+    pub(super) fn dequeue(&mut self, now: Now, id: WaitId) {
+        self.unreserve(id);
+        let Some((subject, ticket)) = self.queues.by_id.remove(&id) else {
+            return;
+        };
+        self.stir(subject.clone());
+        let Some(queue) = self.queues.by_subject.get_mut(&subject) else {
+            return;
+        };
+        if let Some(waiter) = queue.remove(&ticket)
+            && let Some(waits) = self.queues.by_session.get_mut(&waiter.session)
+        {
+            waits.remove(&id);
+            if waits.is_empty() {
+                self.queues.by_session.remove(&waiter.session);
+            }
+        }
+        if self.queues.by_subject.get(&subject).is_some_and(BTreeMap::is_empty) {
+            self.queues.by_subject.remove(&subject);
+        }
+        if let Subject::Object(ino) = subject {
+            self.end_use(now, ino, now.boot);
+        }
+    }
+
+    pub(super) fn withdraw(&mut self, now: Now, id: WaitId) -> Outcome {
+        self.dequeue(now, id);
+        Ok(Reply::Done)
+    }
+
+    pub(super) fn await_spot(
+        &mut self,
+        now: Now,
+        caller: &Caller,
+        spot: &Spot,
+        mode: u16,
+        waiting: Waiting,
+    ) -> Outcome {
+        let decided = self.decide_await(now, caller, spot, mode, waiting);
+        if decided != Ok(Reply::Waits) {
+            self.dequeue(now, WaitId { mount: caller.mount, request: waiting.request });
+        }
+        decided
+    }
+
+    fn decide_await(
+        &mut self,
+        now: Now,
+        caller: &Caller,
+        spot: &Spot,
+        mode: u16,
+        waiting: Waiting,
+    ) -> Outcome {
+        self.attended(now, caller.mount)?;
+        let is_taken = self.find(now, spot)?.is_some();
+        let place = self.place_of(caller.mount, waiting.request);
+        if !is_taken && !self.is_name_awaited(now, spot, place) {
+            return self.make(now, caller, spot, &New::File(Opening::Opened), mode);
+        }
+        let pid = caller.session.origin.pid;
+        let (style, mode, range) = (Style::Flock, Mode::Exclusive, Range::WHOLE);
+        let claim = Claim { style, mode, range, key: waiting.request, pid };
+        self.queue_up(now, caller, Subject::from(spot), &claim, waiting)
+    }
+
+    /// The sessions that must let go of something before `claim` can be granted.
+    fn in_the_way(
+        &self,
+        now: Now,
+        subject: &Subject,
+        owner: LockOwner,
+        claim: &Claim,
+        place: Option<Token>,
+    ) -> Vec<SessionId> {
+        let mut sessions = Vec::new();
+        match subject {
+            Subject::Object(ino) => {
+                let grants = self.grants(now, *ino).filter(|grant| grant.conflicts(owner, claim));
+                sessions.extend(grants.map(|grant| grant.session.clone()));
+            }
+            Subject::Spot(parent, name) => {
+                let spot = Spot { parent: *parent, name: name.clone() };
+                let there = self.lookup(now, &spot).and_then(|found| self.object(found.ino));
+                sessions.extend(there.and_then(|object| object.record.session.clone()));
+            }
+        }
+        sessions.extend(self.earlier(now, subject, owner, claim, place).map(|waiter| waiter.session.clone()));
+        sessions
+    }
+
+    /// Whether whoever is in the way waits, by and by, for `session`: each of them with nobody else who could
+    /// let go of anything.
+    fn closes_a_cycle(
+        &self,
+        now: Now,
+        session: &SessionId,
+        subject: &Subject,
+        owner: LockOwner,
+        claim: &Claim,
+        place: Option<Token>,
+    ) -> bool {
+        let mut ahead = self.in_the_way(now, subject, owner, claim, place);
+        let mut seen = BTreeSet::new();
+        while let Some(next) = ahead.pop() {
+            if next == *session {
+                return true;
+            }
+            let waits = self.queues.by_session.get(&next).into_iter().flatten();
+            for id in waits {
+                let (subject, ticket) = &self.queues.by_id[id];
+                let waiter = &self.queues.by_subject[subject][ticket];
+                if waiter.alone && self.mount_lives(id.mount, now) && seen.insert(*id) {
+                    let owner = waiter.owner();
+                    ahead.extend(self.in_the_way(now, subject, owner, &waiter.claim, Some(*ticket)));
+                }
+            }
+        }
+        false
+    }
+
+    /// At the end of a step: tells whoever could have now what they wait for.
+    pub(super) fn settle_queues(&mut self, now: Now) {
+        let mut next = 0;
+        while let Some(subject) = self.queues.stirred.get(next).cloned() {
+            self.wake(now, &subject);
+            next += 1;
+        }
+        self.queues.stirred.clear();
+    }
+
+    fn wake(&mut self, now: Now, subject: &Subject) {
+        let until = now.boot + RESERVED;
+        for id in self.who_could_go(now, subject) {
+            if let Some(waiter) = self.waiter_mut(id)
+                && waiter.reserved.is_none()
+            {
+                waiter.reserved = Some(until);
+                self.queues.reserved.insert((until, id));
+                self.wakes.push(id);
+            }
+        }
+    }
+
+    /// The waiters whom nothing and nobody is in the way of any more.
+    fn who_could_go(&self, now: Now, subject: &Subject) -> Vec<WaitId> {
+        let mut could = Vec::new();
+        if let Subject::Spot(parent, name) = subject
+            && self.lookup(now, &Spot { parent: *parent, name: name.clone() }).is_some()
+        {
+            return could;
+        }
+        let grants: Vec<&Grant> = match subject {
+            Subject::Object(ino) => self.grants(now, *ino).collect(),
+            Subject::Spot(..) => Vec::new(),
+        };
+        // Those that share are in nobody's way who shares: a crowd of readers is looked at once.
+        let excluding: Vec<&Grant> =
+            grants.iter().copied().filter(|grant| grant.mode == Mode::Exclusive).collect();
+        let (mut ahead, mut ahead_excluding): (Vec<&Waiter>, Vec<&Waiter>) = (Vec::new(), Vec::new());
+        let mut closed = BTreeSet::new();
+        for waiter in self.queue_of(subject).filter(|waiter| self.is_heeded(waiter, now)) {
+            let Waiter { claim, .. } = waiter;
+            let owner = waiter.owner();
+            let (grants, others) = match claim.mode {
+                Mode::Shared => (&excluding, &ahead_excluding),
+                Mode::Exclusive => (&grants, &ahead),
+            };
+            let is_taken = grants.iter().any(|grant| grant.conflicts(owner, claim))
+                || others.iter().any(|other| other.conflicts(owner, claim));
+            if !is_taken {
+                could.push(waiter.id);
+            }
+            ahead.push(waiter);
+            if claim.mode == Mode::Exclusive {
+                ahead_excluding.push(waiter);
+                if claim.range == Range::WHOLE {
+                    closed.insert(claim.style);
+                }
+            }
+            // Behind two like these, one of each kind, nobody could; a name is one's alone.
+            if closed.len() == 2 || matches!(subject, Subject::Spot(..)) {
+                break;
+            }
+        }
+        could
+    }
+
+    /// Passes over those who were told, and did not come.
+    pub(super) fn sweep_reservations(&mut self, now: Now) {
+        while let Some(&(until, id)) = self.queues.reserved.first()
+            && until <= now.boot
+        {
+            // The waiter keeps the mark of it, so that it is not told again before its mount is heard of.
+            self.queues.reserved.remove(&(until, id));
+            if let Some(lease) = self.mounts.get_mut(&id.mount) {
+                lease.is_mute = true;
+            }
+            for id in self.waits_of(id.mount) {
+                let (subject, _) = self.queues.by_id[&id].clone();
+                self.stir(subject);
+            }
+        }
+    }
+
+    /// Who waits for a name, or for an advisory lock on what stands there, in their order.
+    pub fn queue(&self, now: Now, spot: &Spot) -> Vec<Waiter> {
+        let ino = self.lookup(now, spot).map(|found| found.ino);
+        let object = ino.into_iter().flat_map(|ino| self.queue_of(&Subject::Object(ino)));
+        let all = object.chain(self.queue_of(&Subject::from(spot)));
+        let mut waiters: Vec<Waiter> =
+            all.filter(|waiter| self.mount_lives(waiter.id.mount, now)).cloned().collect();
+        waiters.sort_by_key(|waiter| waiter.ticket);
+        waiters
+    }
+
+    /// How many wait for an advisory lock on an object, or for one of its names.
+    pub(super) fn waiting(&self, now: Now, ino: Ino) -> usize {
+        let spots = self.spots(ino).map(|spot| Subject::from(&spot));
+        let subjects = std::iter::once(Subject::Object(ino)).chain(spots);
+        let waiters = subjects.flat_map(|subject| {
+            let waiters = self.queue_of(&subject).filter(|waiter| self.mount_lives(waiter.id.mount, now));
+            waiters.map(|waiter| waiter.id).collect::<Vec<_>>()
+        });
+        waiters.count()
+    }
+
+    /// When a reservation runs out next.
+    pub(super) fn next_reservation(&self) -> Option<BootTime> {
+        self.queues.reserved.first().map(|(until, _)| *until)
+    }
+}
