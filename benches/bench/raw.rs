@@ -10,7 +10,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use lockfs::clock::SystemClock;
-use lockfs::lock::{Ino, Name, Ttl};
+use lockfs::lock::{Claim, Ino, Mode, Name, Range, Style, Ttl};
 use lockfs::locks::{LockService, Processes, Requester};
 use lockfs::store::LockStore;
 use lockfs::store::redis::{Acks, Endpoint, Options, RedisStore};
@@ -23,6 +23,9 @@ pub(crate) const NAME: &str = "raw scripts";
 
 /// What this host is called by what asks the store without a daemon.
 const HOST: &str = "bench";
+
+/// What the kernel would call the owner of a lock.
+const KEY: u64 = 1;
 
 /// How long locks live untouched.
 const TTL: Duration = Duration::from_secs(300);
@@ -102,12 +105,18 @@ impl Raw {
         self.release(spot)?;
         Ok(Sample { open: acquired - before, unlink: acquired.elapsed(), ..Sample::default() })
     }
-}
 
-/// XXX
-impl Raw {
+    /// Locks and unlocks a file as flock(2) does.
     fn flock_pair(&self, ino: Ino) -> io::Result<Sample> {
-        Ok(Sample::default())
+        let (style, range, pid) = (Style::Flock, Range::WHOLE, std::process::id());
+        let claim = Claim { style, mode: Mode::Exclusive, range, key: KEY, pid };
+        let lock = Command::Lock { caller: self.caller.clone(), ino, claim, waiting: None };
+        let unlock = Command::Unlock { mount: self.caller.mount, ino, style, key: KEY, range };
+        let before = Instant::now();
+        self.execute(&lock)?;
+        let locked = Instant::now();
+        self.execute(&unlock)?;
+        Ok(Sample { open: locked - before, unlink: locked.elapsed(), ..Sample::default() })
     }
 }
 
@@ -138,6 +147,7 @@ pub(crate) fn run(words: &[&str]) -> io::Result<()> {
     client::tell(threads, |thread, start_line| {
         let spot = spot(raw.make_directory(&format!("d{thread}"))?, "pair")?;
         if *what == "flocks" {
+            raw.service.attend().map_err(io::Error::other)?;
             let ino = raw.acquire(&spot)?;
             client::pairs(span, &[ino], start_line, |ino| raw.flock_pair(*ino))
         } else {
