@@ -1,8 +1,8 @@
 //! The process that serves a mount: opens the store, takes up what this host holds, mounts, tends, and ends
 //! on SIGTERM or SIGINT or when someone unmounts.
 //!
-//! Order of the start: store, service, take-up, mount, tending. Order of the end: the mount first, so that
-//! nobody is answered any more, then tending, then the store.
+//! Order of the start: store, service, take-up, mount, tending, waking. Order of the end: the mount first, so that
+//! nobody is answered any more, then tending, then waking, then the store.
 
 use std::fmt;
 use std::io;
@@ -14,7 +14,7 @@ use crate::clock::{BootId, Clock, Now, SystemClock};
 use crate::config::{RedisSettings, Settings};
 use crate::fs::{About, LockFs};
 use crate::fuse::{Mount, MountError, MountFlag, MountOptions, Unmounter};
-use crate::locks::{HostId, HostIdError, LockService, Processes, Tending, machine_id};
+use crate::locks::{HostId, HostIdError, LockService, Processes, Tending, Waking, machine_id};
 use crate::store::level::{LevelError, LevelStore};
 use crate::store::redis::{Options, RedisStore};
 use crate::store::{LockStore, StoreError};
@@ -108,15 +108,17 @@ fn serve_store(
     let host: HostId = settings.host_id.parse().map_err(Error::Host)?;
     let service = Arc::new(LockService::new(Arc::clone(&store), Processes::new(host)?, settings.ttl));
     service.take_up()?;
-    let fs = LockFs::new(Arc::clone(&service), about(settings, store.now()));
+    let fs = Arc::new(LockFs::new(Arc::clone(&service), about(settings, store.now())));
     let mount = Mount::start(fs, &settings.mountpoint, &mount_options(settings))?;
-    let tending = Tending::start(service)?;
+    let tending = Tending::start(Arc::clone(&service))?;
+    let waking = Waking::start(service)?;
     answers(&settings.mountpoint)?;
     log::info!("mounted at={}", settings.mountpoint.display());
     ready();
     signals.end_by(mount.unmounter(), store)?;
     let served = mount.wait();
     drop(tending);
+    drop(waking);
     log::info!("unmounted at={}", settings.mountpoint.display());
     Ok(served?)
 }

@@ -5,11 +5,13 @@
 //! Nothing is kept here but handles, and what the kernel was told of synthetic inodes.
 
 mod describe;
+mod door;
 mod error;
 mod events;
 mod file;
 mod handle;
 mod listing;
+mod lock;
 mod meter;
 mod node;
 mod tree;
@@ -30,6 +32,7 @@ use crate::locks::{LockService, Requester};
 use crate::table::{Caller, Refusal};
 use events::EventFile;
 use handle::Handles;
+use lock::Uses;
 use node::{Node, Nodes};
 
 /// What `status` says of the mount itself.
@@ -83,6 +86,7 @@ pub struct LockFs {
     handles: Handles,
     events: EventFile,
     meters: Meters,
+    uses: Uses,
 }
 
 /// No namespace can have more locks than there are tokens in an epoch.
@@ -98,6 +102,7 @@ impl LockFs {
             handles: Handles::default(),
             events: EventFile::default(),
             meters: Meters::default(),
+            uses: Uses::default(),
         }
     }
 
@@ -146,6 +151,14 @@ impl LockFs {
                 let directory = stat(ino)?;
                 (Attributes { mode: directory.mode & 0o555, nlink: 1, ..directory }, Keep::Briefly)
             }
+            // As private as the directory itself, and nothing is made or removed in it.
+            Node::WaitDirectory(Ino::ROOT) => (self.synthetic(node, Kind::Directory, 0o555)?, Keep::Briefly),
+            Node::WaitDirectory(ino) => {
+                let directory = stat(ino)?;
+                (Attributes { mode: directory.mode & 0o555, nlink: 1, ..directory }, Keep::Briefly)
+            }
+            // Who may hold what is behind it is asked when it is opened.
+            Node::Door(_) => (self.synthetic(node, Kind::File, 0o666)?, Keep::No),
             Node::Status | Node::Metrics => (self.synthetic(node, Kind::File, 0o444)?, Keep::No),
             Node::Events(generation) => {
                 let size = self.events.size(self.service.store(), generation);

@@ -8,6 +8,7 @@
 mod holders;
 mod process;
 mod tending;
+mod waiters;
 
 use std::fmt;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -17,11 +18,13 @@ use std::time::Duration;
 pub use holders::Holders;
 pub use process::{HostId, HostIdError, Processes, machine_id};
 pub use tending::Tending;
+pub use waiters::{Answer, Waking};
 
 use crate::clock::BootTime;
 use crate::lock::{Mount, MountId, Session, SessionError, SessionId, SessionKind, Ttl};
 use crate::store::{LockStore, StoreError};
 use crate::table::{Caller, Command, Refusal, Reply};
+use waiters::Waiters;
 
 /// The process behind a request, as the kernel names it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -43,6 +46,10 @@ pub enum Denial {
     Store(StoreError),
     /// The caller's `LOCKFS_SESSION` names no session that could be.
     Session(SessionError),
+    /// The caller was interrupted while it waited.
+    Interrupted,
+    /// The kernel does not let a call wait as long (`fs.fuse.max_request_timeout`).
+    WaitedTooLong,
 }
 
 impl fmt::Display for Denial {
@@ -51,6 +58,8 @@ impl fmt::Display for Denial {
             Self::Refused(refusal) => write!(f, "refused: {refusal:?}"),
             Self::Store(error) => error.fmt(f),
             Self::Session(error) => write!(f, "LOCKFS_SESSION: {error}"),
+            Self::Interrupted => f.write_str("interrupted"),
+            Self::WaitedTooLong => f.write_str("waited as long as the kernel lets a call wait"),
         }
     }
 }
@@ -92,6 +101,9 @@ pub struct LockService {
     leases: AtomicU64,
     /// When the lease was last renewed, on the store's clock.
     renewed: Mutex<BootTime>,
+    waiters: Waiters,
+    /// What could not be carried out, and has to be.
+    owed: Mutex<Vec<Command>>,
 }
 
 impl LockService {
@@ -109,6 +121,8 @@ impl LockService {
             mount,
             leases: AtomicU64::new(0),
             renewed: Mutex::default(),
+            waiters: Waiters::default(),
+            owed: Mutex::default(),
         }
     }
 
@@ -178,6 +192,9 @@ impl LockService {
             outcome = self.store.execute(&command)?;
         }
         match (&outcome, command.caller()) {
+            // Who only waits, or locks what nobody holds, has nothing that would have to be renewed.
+            (Ok(Reply::Waits), _) => {}
+            (Ok(_), _) if matches!(command, Command::Lock { .. }) => {}
             (Ok(_), Some(caller)) => {
                 // From now on its holder's life is watched.
                 self.holders(|holders| holders.watch(&caller.session.id, &caller.session.kind));
@@ -263,6 +280,16 @@ impl LockService {
     /// A store of one host has the sessions of this host only, whatever the host was called before.
     fn is_of_this_host(&self, host: &str) -> bool {
         self.scope == "host" || host == self.host().as_str()
+    }
+
+    /// Whether a caller's thread is all that its session has to act with.
+    pub fn is_alone(&self, who: Requester, caller: &Caller) -> bool {
+        self.processes.is_alone(who.pid, &caller.session.kind)
+    }
+
+    /// The permission bits that a process takes from what it makes.
+    pub fn umask(&self, who: Requester) -> u16 {
+        self.processes.umask(who.pid)
     }
 
     /// Notes that a session has one more descriptor open: on a lock, or on its directory.

@@ -123,6 +123,9 @@ pub trait LockStore: Send + Sync + fmt::Debug {
     /// [`StoreError`]: the store can't say now. Ask again a moment later.
     fn await_wakes(&self, limit: Duration) -> Result<Wakes, StoreError>;
 
+    /// Nobody waits for wakes any more: who does is answered at once, and so is who still asks.
+    fn end_wakes(&self);
+
     /// Events after the one numbered `after` (they count from 1), oldest first.
     ///
     /// # Errors

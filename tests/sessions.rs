@@ -110,7 +110,7 @@ fn rmdir_releases_everything_at_once_though_it_is_not_empty() {
     let tree = agents();
     let before = tree.status("released");
     fs::remove_dir(tree.path(".sessions/agent")).unwrap();
-    assert_eq!(list(tree.root()), [".lockfs", ".sessions"]);
+    assert_eq!(list(tree.root()), [".lockfs", ".sessions", ".wait"]);
     assert_eq!(list(tree.path(".sessions")), [""; 0]);
     assert_eq!(tree.status("released").parse::<u32>().unwrap(), before.parse::<u32>().unwrap() + 3);
 }
@@ -120,7 +120,7 @@ fn rm_r_works_too() {
     let tree = agents();
     let output = tree.run("rm -r .sessions/agent");
     assert!(output.status.success(), "{output:?}");
-    assert_eq!(list(tree.root()), [".lockfs", ".sessions"]);
+    assert_eq!(list(tree.root()), [".lockfs", ".sessions", ".wait"]);
 }
 
 #[test]
@@ -282,7 +282,7 @@ fn a_session_name_is_1_to_128_plain_bytes_not_starting_with_a_dot() {
     }
     assert_eq!(begin(b"\xff"), Err(libc::EINVAL));
     assert_eq!(begin(b"a/b"), Ok(()), "a directory, in the view of session a");
-    assert_eq!(list(tree.root()), [".lockfs", ".sessions", "b"]);
+    assert_eq!(list(tree.root()), [".lockfs", ".sessions", ".wait", "b"]);
     assert_eq!(begin(b"missing/b"), Err(libc::ENOENT));
     assert_eq!(begin(b".."), Err(libc::EEXIST));
     assert_eq!(begin("x".repeat(256).as_bytes()), Err(libc::ENAMETOOLONG));

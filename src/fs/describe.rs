@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use super::{About, Meters};
 use crate::clock::Now;
-use crate::lock::{EventKind, Kind, Ttl};
+use crate::lock::{EventKind, Grant, Kind, Range, Style, Ttl, Waiter};
 use crate::store::{Health, LockStore, Metric, State, Value};
 use crate::table::View;
 
@@ -42,12 +42,13 @@ pub(super) fn expires(view: &View, now: Now) -> String {
     }
 }
 
-/// `held` while its holder is alive as far as is known, `ended` once its job has ended, `free` of what
-/// nobody holds.
+/// `held` while its holder is alive as far as is known, `ended` once its job has ended, `locked` of an advisory
+/// file that somebody has locked, `free` of what nobody has.
 pub(super) fn state(view: &View) -> &'static str {
     match &view.session {
         Some(session) if session.ended => "ended",
         Some(_) => "held",
+        None if !view.grants.is_empty() => "locked",
         None => "free",
     }
 }
@@ -58,7 +59,7 @@ pub(super) fn describe(view: &View, now: Now, scope: &str) -> Vec<u8> {
     lines.add("lock", &view.path);
     lines.add("state", state(view));
     if let Some(session) = &view.session {
-        lines.add("holder", session.holder());
+        lines.add("holder", session.origin.holder());
         lines.add("session", &session.id);
     }
     lines.add("token", view.record.token);
@@ -66,7 +67,42 @@ pub(super) fn describe(view: &View, now: Now, scope: &str) -> Vec<u8> {
     lines.add("expires", expires(view, now));
     lines.add("ttl", view.record.ttl);
     lines.add("scope", scope);
-    lines.add("waiting", 0);
+    lines.add("waiting", view.waiting);
+    for grant in &view.grants {
+        lines.add(grant.style.as_str(), describe_grant(grant));
+    }
+    lines.into_bytes()
+}
+
+/// `exclusive alice@dev1 make[4711] pid 4712 since ...`; of fcntl(2) with the bytes.
+fn describe_grant(grant: &Grant) -> String {
+    let Grant { style, mode, range, pid, since, origin, .. } = grant;
+    let bytes = match (style, range.last()) {
+        (Style::Flock, _) => String::new(),
+        (Style::Fcntl, Range::END) => format!(" {}-", range.first()),
+        (Style::Fcntl, last) => format!(" {}-{last}", range.first()),
+    };
+    format!("{}{bytes} {} pid {pid} since {since}", mode.as_str(), origin.holder())
+}
+
+/// What reading a door shows: what stands at its name, and who waits, the first in front.
+pub(super) fn queue(view: Option<&View>, waiters: &[Waiter], now: Now, scope: &str) -> Vec<u8> {
+    let mut lines = Lines::default();
+    match view {
+        Some(view) => lines = Lines(String::from_utf8_lossy(&describe(view, now, scope)).into_owned()),
+        None => {
+            lines.add("state", "free");
+            lines.add("waiting", waiters.len());
+        }
+    }
+    for waiter in waiters {
+        let what = match waiter.claim.style {
+            Style::Fcntl => " fcntl",
+            Style::Flock => "",
+        };
+        let mode = waiter.claim.mode.as_str();
+        lines.add("waiter", format_args!("{} {mode}{what} since {}", waiter.origin.holder(), waiter.since));
+    }
     lines.into_bytes()
 }
 
@@ -123,6 +159,7 @@ pub(super) fn status(about: &About, store: &dyn LockStore) -> Vec<u8> {
     if let Some(counts) = health.counts {
         lines.add("locks", counts.locks);
         lines.add("sessions", counts.sessions);
+        lines.add("waiting", counts.waits);
         for kind in KINDS {
             lines.add(plural(kind), counts.of(kind));
         }
@@ -216,6 +253,7 @@ pub(super) fn metrics(about: &About, store: &dyn LockStore, meters: &Meters) -> 
     if let Some(counts) = counts {
         families.gauge("locks", "Locks and directories.", counts.locks);
         families.gauge("sessions", "Sessions.", counts.sessions);
+        families.gauge("waiting", "Calls that wait.", counts.waits);
         let events = ("events_total", "What happened to locks.");
         for kind in KINDS {
             families.add(events, "counter", &[("event", kind.as_str())], counts.of(kind));

@@ -9,7 +9,7 @@ use super::tree::{Site, entry};
 use super::{Error, Found, LockFs};
 use crate::lock::{Body, Ino, Kind};
 use crate::locks::Requester;
-use crate::table::{Command, Existing, New, Opening, Refusal, Reply, View};
+use crate::table::{Command, Existing, New, Opening, Refusal, View};
 
 /// How a file is opened.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -91,7 +91,8 @@ impl LockFs {
                 self.text(describe::info(&view, self.service.store().now(), self.service.scope()))
             }
             Node::Events(_) => Handle::default(),
-            Node::Sessions | Node::Control | Node::InfoDirectory(_) => {
+            Node::Door(number) => self.text(self.queue_text(number)?),
+            Node::Sessions | Node::Control | Node::InfoDirectory(_) | Node::WaitDirectory(_) => {
                 return Err(Refusal::IsDirectory.into());
             }
         };
@@ -114,8 +115,13 @@ impl LockFs {
         offset: u64,
         size: usize,
     ) -> Result<Vec<u8>, Error> {
-        let text = match self.node(number)? {
-            Node::Object(ino) | Node::View { object: ino, .. } => {
+        let node = self.node(number)?;
+        let object = self.opened_object(node, handle);
+        if let Some(ino) = object {
+            self.check_lease(ino, handle)?;
+        }
+        let text = match (node, object) {
+            (_, Some(ino)) => {
                 let view = self.service.store().view(ino)?.ok_or(Refusal::Gone)?;
                 match &view.record.body {
                     Body::File(note) if note.is_empty() => self.description(who, &view, handle, offset),
@@ -124,7 +130,7 @@ impl LockFs {
                     Body::Symlink(_) => return Err(Error::WrongKind),
                 }
             }
-            Node::Events(generation) => {
+            (Node::Events(generation), _) => {
                 return Ok(self.events.read(self.service.store(), generation, offset, size));
             }
             _ => self.handles.text(handle).unwrap_or_default(),
@@ -157,30 +163,37 @@ impl LockFs {
     ///
     /// # Errors
     /// The law's refusals.
-    pub fn write(&self, who: Requester, number: u64, offset: Option<u64>, data: &[u8]) -> Result<(), Error> {
-        let (ino, caller) = self.actor(who, self.node(number)?)?;
+    pub fn write(
+        &self,
+        who: Requester,
+        (number, handle): (u64, u64),
+        offset: Option<u64>,
+        data: &[u8],
+    ) -> Result<(), Error> {
+        let node = self.node(number)?;
+        let (ino, caller) = match self.opened_object(node, handle) {
+            Some(ino) if matches!(node, Node::Door(_)) => (ino, self.service.caller(who)?),
+            _ => self.actor(who, node)?,
+        };
+        self.check_lease(ino, handle)?;
         self.service.step(who, Command::Write { caller, ino, offset, data: data.to_vec() })?;
         Ok(())
     }
 
     /// The last close of an open file.
-    ///
-    /// # Errors
-    /// The store can't say; the handle is gone all the same.
-    pub fn release(&self, handle: u64) -> Result<(), Error> {
-        let Some(handle) = self.handles.remove(handle) else {
-            return Ok(());
+    pub fn release(&self, number: u64) {
+        let Some(handle) = self.handles.remove(number) else {
+            return;
         };
+        if let Some(ino) = handle.ino {
+            self.let_go_of_handle(ino, number);
+        }
         if let Some(session) = &handle.session {
             self.service.session_closed(session);
         }
         if let Some(ino) = handle.ino {
-            self.service
-                .store()
-                .execute(&Command::Close { mount: self.service.mount(), ino })?
-                .map(|_: Reply| ())?;
+            self.service.settle(Command::Close { mount: self.service.mount(), ino });
         }
-        Ok(())
     }
 
     /// opendir(3). A session lives while its owner has its directory open.

@@ -41,6 +41,11 @@ impl Handles {
         self.table().open.remove(&number)
     }
 
+    /// What a handle is of, where the store counts it as open.
+    pub(super) fn ino(&self, number: u64) -> Option<Ino> {
+        self.table().open.get(&number)?.ino
+    }
+
     /// The text that a handle reads.
     pub(super) fn text(&self, number: u64) -> Option<Arc<[u8]>> {
         self.table().open.get(&number)?.text.clone()

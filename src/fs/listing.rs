@@ -1,9 +1,10 @@
 //! Listings: in the order in which entries came, so that an offset stays good while the directory changes.
 
-use super::node::Node;
+use super::door::is_way;
+use super::node::{Node, door_number};
 use super::{Error, LockFs};
 use crate::lock::{Ino, Kind, Token};
-use crate::table::{Entry, Refusal};
+use crate::table::{Entry, Refusal, Spot};
 
 /// One entry of a listing.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -34,6 +35,7 @@ impl LockFs {
             Node::Object(Ino::ROOT) => {
                 fixed.push((Node::Sessions.number(), Kind::Directory, ".sessions"));
                 fixed.push((Node::Control.number(), Kind::Directory, ".lockfs"));
+                fixed.push((Node::WaitDirectory(Ino::ROOT).number(), Kind::Directory, ".wait"));
             }
             Node::Control => {
                 let events = Node::Events(self.events.newest(self.service.store()));
@@ -97,8 +99,19 @@ impl LockFs {
                     .map(|entry| line(entry, |object| Node::View { session, object }))
                     .collect()
             }
+            Node::WaitDirectory(ino) => {
+                let entries = store.list(ino, token, limit)?.ok_or(Refusal::Gone)?;
+                let as_doors = entries.into_iter().map(|entry| match is_way(&entry.attributes) {
+                    true => line(entry, Node::WaitDirectory),
+                    false => {
+                        let spot = Spot { parent: ino, name: entry.name.clone() };
+                        DirectoryEntry { kind: Kind::File, ..line(entry, |_| Node::Door(door_number(&spot))) }
+                    }
+                });
+                as_doors.collect()
+            }
             Node::Control => Vec::new(),
-            Node::Status | Node::Metrics | Node::Events(_) | Node::Info(_) => {
+            Node::Status | Node::Metrics | Node::Events(_) | Node::Info(_) | Node::Door(_) => {
                 return Err(Refusal::NotDirectory.into());
             }
         })

@@ -2,7 +2,7 @@
 
 use std::sync::atomic::{AtomicU64, Ordering};
 
-const NAMES: [&str; 31] = [
+const NAMES: [&str; 33] = [
     "lookup",
     "forget",
     "getattr",
@@ -31,6 +31,8 @@ const NAMES: [&str; 31] = [
     "listxattr",
     "removexattr",
     "create",
+    "getlk",
+    "setlk",
     "ioctl",
     "lseek",
     "other",

@@ -3,12 +3,15 @@
 //! Objects of the store have the store's numbers. Synthetic files have fixed numbers, or, where there is one
 //! for each session or each directory, a number made by hashing what they stand for: the same on every mount
 //! and after every restart. What such a number stands for is remembered until the kernel forgets it.
+//!
+//! Lock order: the nodes before the doors.
 
 use std::collections::HashMap;
 use std::hash::{DefaultHasher, Hash, Hasher};
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use crate::lock::Ino;
+use crate::table::Spot;
 
 /// What an inode number stands for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -37,6 +40,10 @@ pub(super) enum Node {
     InfoDirectory(Ino),
     /// `.lockfs/info/<path>` of a lock.
     Info(Ino),
+    /// `.wait` and, below it, each directory of the tree.
+    WaitDirectory(Ino),
+    /// `.wait/<path>`, by its number: what it leads to is asked of [`Nodes::door`].
+    Door(u64),
 }
 
 /// A bit that no token has, for it would have to be given before 1978 (see [`crate::lock::Token::EPOCH_MIN`]).
@@ -48,29 +55,46 @@ impl Node {
         match self {
             Self::Object(ino) => ino.as_u64(),
             Self::Sessions => 2,
+            Self::WaitDirectory(Ino::ROOT) => 3,
+            Self::Door(number) => number,
             Self::Control => 4,
             Self::Status => 5,
             Self::Metrics => 6,
-            Self::View { .. } | Self::Events(_) | Self::InfoDirectory(_) | Self::Info(_) => {
-                // The hasher of the standard library with its fixed keys: stable for one version of the
-                // program, which is as long as the kernel remembers a number.
-                let mut hasher = DefaultHasher::new();
-                self.hash(&mut hasher);
-                HASHED | (hasher.finish() >> 4)
-            }
+            Self::View { .. }
+            | Self::Events(_)
+            | Self::InfoDirectory(_)
+            | Self::Info(_)
+            | Self::WaitDirectory(_) => hashed(&self),
         }
     }
 }
 
+/// A number made of what it stands for, by the hasher of the standard library with its fixed keys: stable for one
+/// version of the program, which is as long as the kernel remembers a number.
+fn hashed(what: &impl Hash) -> u64 {
+    let mut hasher = DefaultHasher::new();
+    what.hash(&mut hasher);
+    HASHED | (hasher.finish() >> 4)
+}
+
+/// The number of a door.
+pub(super) fn door_number(spot: &Spot) -> u64 {
+    hashed(&(spot.parent, &spot.name))
+}
+
 /// What the hashed numbers that the kernel knows stand for.
 #[derive(Debug, Default)]
-pub(super) struct Nodes(Mutex<HashMap<u64, (Node, u64)>>);
+pub(super) struct Nodes {
+    known: Mutex<HashMap<u64, (Node, u64)>>,
+    doors: Mutex<HashMap<u64, Spot>>,
+}
 
 impl Nodes {
     /// The node of a number; `None` where it was never told to the kernel, or was forgotten.
     pub(super) fn resolve(&self, number: u64) -> Option<Node> {
         match number {
             2 => Some(Node::Sessions),
+            3 => Some(Node::WaitDirectory(Ino::ROOT)),
             4 => Some(Node::Control),
             5 => Some(Node::Status),
             6 => Some(Node::Metrics),
@@ -97,8 +121,25 @@ impl Nodes {
             *told = told.saturating_sub(count);
             if *told == 0 {
                 known.remove(&number);
+                self.doors().remove(&number);
             }
         }
+    }
+
+    /// The door to a name; the kernel is to be told of it.
+    pub(super) fn remember_door(&self, spot: Spot) -> Node {
+        let number = door_number(&spot);
+        self.doors().insert(number, spot);
+        Node::Door(number)
+    }
+
+    /// The name that a door leads to.
+    pub(super) fn door(&self, number: u64) -> Option<Spot> {
+        self.doors().get(&number).cloned()
+    }
+
+    fn doors(&self) -> MutexGuard<'_, HashMap<u64, Spot>> {
+        self.doors.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Notes that the session numbered `from` was merged into the one numbered `to`. The kernel has moved what
@@ -113,7 +154,7 @@ impl Nodes {
         }
     }
 
-    fn known(&self) -> std::sync::MutexGuard<'_, HashMap<u64, (Node, u64)>> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    fn known(&self) -> MutexGuard<'_, HashMap<u64, (Node, u64)>> {
+        self.known.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

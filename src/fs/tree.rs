@@ -12,6 +12,7 @@ use crate::table::{
 const SESSIONS: &[u8] = b".sessions";
 const WAIT: &[u8] = b".wait";
 const CONTROL: &[u8] = b".lockfs";
+const RESERVED: [&[u8]; 3] = [SESSIONS, WAIT, CONTROL];
 
 /// Where an entry is made or removed, and on whose behalf.
 pub(super) struct Site {
@@ -31,6 +32,7 @@ impl LockFs {
         let node = match self.node(parent)? {
             Node::Object(Ino::ROOT) if name.as_bytes() == SESSIONS => Node::Sessions,
             Node::Object(Ino::ROOT) if name.as_bytes() == CONTROL => Node::Control,
+            Node::Object(Ino::ROOT) if name.as_bytes() == WAIT => Node::WaitDirectory(Ino::ROOT),
             Node::Object(parent) => {
                 let attributes = self.at(parent, &name)?;
                 return Ok(Found { attributes, keep: keep(&attributes) });
@@ -62,7 +64,12 @@ impl LockFs {
                     Kind::File | Kind::Symlink => Node::Info(attributes.ino),
                 }
             }
-            Node::Status | Node::Metrics | Node::Events(_) | Node::Info(_) => {
+            // What can't be held can't be waited for.
+            Node::WaitDirectory(Ino::ROOT) if RESERVED.contains(&name.as_bytes()) => {
+                return Err(Refusal::NoEntry.into());
+            }
+            Node::WaitDirectory(parent) => self.wait_node(Spot { parent, name })?,
+            Node::Status | Node::Metrics | Node::Events(_) | Node::Info(_) | Node::Door(_) => {
                 return Err(Refusal::NotDirectory.into());
             }
         };
@@ -82,7 +89,7 @@ impl LockFs {
         let node = self.node(parent)?;
         let (directory, caller) = self.actor(who, node)?;
         let view = matches!(node, Node::View { .. }).then(|| caller.session.id.clone());
-        if directory == Ino::ROOT && [SESSIONS, WAIT, CONTROL].contains(&name.as_bytes()) {
+        if directory == Ino::ROOT && RESERVED.contains(&name.as_bytes()) {
             return Err(Error::Synthetic);
         }
         Ok(Site { caller, spot: Spot { parent: directory, name }, view })
@@ -281,6 +288,13 @@ impl LockFs {
         size: Option<u64>,
     ) -> Result<Found, Error> {
         let node = self.node(number)?;
+        if let Node::Door(number) = node {
+            // What it leads to is new when it is opened: there is nothing to cut.
+            if change != AttributeChange::default() {
+                self.touch_door(who, number, change)?;
+            }
+            return self.found(node);
+        }
         let (ino, caller) = self.actor(who, node)?;
         if let Node::View { object: Ino::ROOT, .. } = node {
             if change.mode.is_some() || change.uid.is_some() || change.gid.is_some() || size.is_some() {

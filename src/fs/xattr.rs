@@ -6,7 +6,7 @@
 use super::describe;
 use super::node::Node;
 use super::{Error, LockFs};
-use crate::lock::{Body, Ino, Kind, Session, SessionId, Token, Ttl};
+use crate::lock::{Body, Ino, Kind, Origin, Session, SessionId, Token, Ttl};
 use crate::locks::Requester;
 use crate::table::{Caller, Command, Refusal, View};
 
@@ -75,9 +75,13 @@ impl LockFs {
             | Node::View { object: ino, .. } => {
                 Subject::Lock(Box::new(self.service.store().view(ino)?.ok_or(Refusal::Gone)?))
             }
-            Node::Sessions | Node::Control | Node::Status | Node::Metrics | Node::Events(_) => {
-                Subject::Nothing
-            }
+            Node::Sessions
+            | Node::Control
+            | Node::Status
+            | Node::Metrics
+            | Node::Events(_)
+            | Node::WaitDirectory(_)
+            | Node::Door(_) => Subject::Nothing,
         })
     }
 
@@ -96,8 +100,12 @@ impl LockFs {
             "since" => Some(view.record.since.to_string()),
             "scope" => Some(self.service.scope().to_owned()),
             "state" => Some(describe::state(view).to_owned()),
-            "waiting" => Some("0".to_owned()),
-            _ => of_origin(view.session.as_ref()?, name),
+            "waiting" => Some(view.waiting.to_string()),
+            _ => match (&view.session, view.grants.first()) {
+                (Some(session), _) => of_holder(&session.origin, &session.id, session.origin.pid, name),
+                (None, Some(grant)) => of_holder(&grant.origin, &grant.session, grant.pid, name),
+                (None, None) => None,
+            },
         }
     }
 
@@ -107,7 +115,7 @@ impl LockFs {
             "since" => Some(session.since.to_string()),
             "scope" => Some(self.service.scope().to_owned()),
             "state" => Some(if session.ended { "ended" } else { "held" }.to_owned()),
-            _ => of_origin(session, name),
+            _ => of_holder(&session.origin, &session.id, session.origin.pid, name),
         }
     }
 
@@ -185,13 +193,13 @@ enum Subject {
     Nothing,
 }
 
-fn of_origin(session: &Session, name: &str) -> Option<String> {
-    let origin = &session.origin;
+/// What is told of a holder: the one of the lock, or the first that has an advisory file locked.
+fn of_holder(origin: &Origin, session: &SessionId, pid: u32, name: &str) -> Option<String> {
     match name {
         "owner" => Some(format!("{}@{}", origin.user, origin.host)),
-        "session" => Some(session.id.to_string()),
+        "session" => Some(session.to_string()),
         "host" => Some(origin.host.clone()),
-        "pid" => Some(origin.pid.to_string()),
+        "pid" => Some(pid.to_string()),
         "command" => Some(origin.command.clone()),
         _ => None,
     }

@@ -4,19 +4,20 @@ use std::ffi::OsStr;
 use std::os::unix::ffi::OsStrExt;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::Path;
+use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use fuser::{
     BsdFileFlags, CopyFileRangeFlags, Errno, FileAttr, FileHandle, FileType, Filesystem, FopenFlags,
     Generation, INodeNo, InitFlags, IoctlFlags, KernelConfig, LockOwner, OpenAccMode, OpenFlags, PollEvents,
     PollFlags, PollNotifier, RenameFlags, ReplyAttr, ReplyCreate, ReplyData, ReplyDirectory, ReplyEmpty,
-    ReplyEntry, ReplyIoctl, ReplyLseek, ReplyOpen, ReplyPoll, ReplyStatfs, ReplyWrite, ReplyXattr, Request,
-    TimeOrNow, WriteFlags,
+    ReplyEntry, ReplyIoctl, ReplyLock, ReplyLseek, ReplyOpen, ReplyPoll, ReplyStatfs, ReplyWrite, ReplyXattr,
+    Request, TimeOrNow, WriteFlags,
 };
 
-use super::{Adapter, errno};
+use super::{Adapter, errno, lock};
 use crate::clock::WallTime;
-use crate::fs::{Access, Error, Found, Keep, SetMode};
+use crate::fs::{Access, Error, Found, Keep, LockFs, SetMode};
 use crate::lock::{Attributes, Kind, Name};
 use crate::locks::Requester;
 use crate::table::{AttributeChange, RenameMode};
@@ -35,9 +36,29 @@ const LISTING: usize = 1024;
 const GENERATION: Generation = Generation(0);
 
 impl Adapter {
-    /// Carries out one request, and turns what went wrong into its number.
+    /// Counts and carries out one request, and turns what went wrong into its number.
     fn serve<T>(&self, request: &str, call: impl FnOnce() -> Result<T, Error>) -> Result<T, Errno> {
         self.fs.meters().count(request);
+        self.guard(request, call)
+    }
+
+    /// Carries out one request that is answered when it is answered. Whatever becomes of it, it is answered once: what
+    /// is dropped without an answer, as a panic does, is answered EIO.
+    fn park<R: Send + 'static, T: 'static>(
+        &self,
+        request: &'static str,
+        reply: R,
+        send: fn(R, Result<T, Errno>),
+        call: impl FnOnce(&Arc<LockFs>, Box<dyn FnOnce(Result<T, Error>) + Send>),
+    ) {
+        let mut parked = Parked { request, reply: Some(reply), send };
+        let answer = Box::new(move |answer: Result<T, Error>| parked.answer(answer));
+        if catch_unwind(AssertUnwindSafe(|| call(&self.fs, answer))).is_err() {
+            log::error!("a request ended in a bug request={request}");
+        }
+    }
+
+    fn guard<T>(&self, request: &str, call: impl FnOnce() -> Result<T, Error>) -> Result<T, Errno> {
         match catch_unwind(AssertUnwindSafe(call)) {
             Ok(Ok(answer)) => Ok(answer),
             Ok(Err(error)) => {
@@ -80,6 +101,41 @@ impl Adapter {
             Ok(value) => reply.data(&value),
             Err(errno) => reply.error(errno),
         }
+    }
+}
+
+/// A reply that is sent later, by whomever.
+struct Parked<R, T> {
+    request: &'static str,
+    reply: Option<R>,
+    send: fn(R, Result<T, Errno>),
+}
+
+impl<R, T> Parked<R, T> {
+    fn answer(&mut self, answer: Result<T, Error>) {
+        let answer = answer.map_err(|error| {
+            log::trace!("request={} error={error:?}", self.request);
+            errno::of(&error)
+        });
+        if let Some(reply) = self.reply.take() {
+            (self.send)(reply, answer);
+        }
+    }
+}
+
+impl<R, T> Drop for Parked<R, T> {
+    fn drop(&mut self) {
+        if let Some(reply) = self.reply.take() {
+            (self.send)(reply, Err(Errno::EIO));
+        }
+    }
+}
+
+fn reply_open(reply: ReplyOpen, answer: Result<u64, Errno>) {
+    match answer {
+        // Past the page cache, so that a read is of now, and whatever the size says.
+        Ok(handle) => reply.opened(FileHandle(handle), FopenFlags::FOPEN_DIRECT_IO),
+        Err(errno) => reply.error(errno),
     }
 }
 
@@ -153,7 +209,14 @@ impl Filesystem for Adapter {
     fn init(&mut self, _: &Request, config: &mut KernelConfig) -> std::io::Result<()> {
         // Look-ups in one directory side by side; O_TRUNC with the open instead of a request of its own.
         // A kernel that lacks one of them does without.
-        for wanted in [InitFlags::FUSE_PARALLEL_DIROPS, InitFlags::FUSE_ATOMIC_O_TRUNC] {
+        // Locks of open files are ours to decide: another host may have them.
+        let wanted = [
+            InitFlags::FUSE_PARALLEL_DIROPS,
+            InitFlags::FUSE_ATOMIC_O_TRUNC,
+            InitFlags::FUSE_POSIX_LOCKS,
+            InitFlags::FUSE_FLOCK_LOCKS,
+        ];
+        for wanted in wanted {
             config.add_capabilities(wanted).ok();
         }
         Ok(())
@@ -295,11 +358,14 @@ impl Filesystem for Adapter {
     }
 
     fn open(&self, request: &Request, ino: INodeNo, flags: OpenFlags, reply: ReplyOpen) {
-        match self.serve("open", || self.fs.open(who(request), ino.0, access(flags.0))) {
-            // Past the page cache, so that a read is of now, and whatever the size says.
-            Ok(handle) => reply.opened(FileHandle(handle), FopenFlags::FOPEN_DIRECT_IO),
-            Err(errno) => reply.error(errno),
+        let (who, access) = (who(request), access(flags.0));
+        if access.writes && self.fs.is_door(ino.0) {
+            self.fs.meters().count("open");
+            let number = request.unique().into();
+            return self
+                .park("open", reply, reply_open, |fs, answer| fs.open_door(who, ino.0, number, answer));
         }
+        reply_open(reply, self.serve("open", || self.fs.open(who, ino.0, access)));
     }
 
     fn create(
@@ -352,7 +418,7 @@ impl Filesystem for Adapter {
         &self,
         request: &Request,
         ino: INodeNo,
-        _handle: FileHandle,
+        handle: FileHandle,
         offset: u64,
         data: &[u8],
         _write_flags: WriteFlags,
@@ -362,14 +428,74 @@ impl Filesystem for Adapter {
     ) {
         // The kernel's idea of the end of the file may be old; the store's is not.
         let offset = (flags.0 & libc::O_APPEND == 0).then_some(offset);
-        match self.serve("write", || self.fs.write(who(request), ino.0, offset, data)) {
+        match self.serve("write", || self.fs.write(who(request), (ino.0, handle.0), offset, data)) {
             Ok(()) => reply.written(u32::try_from(data.len()).unwrap_or(0)),
             Err(errno) => reply.error(errno),
         }
     }
 
-    fn flush(&self, _: &Request, _: INodeNo, _: FileHandle, _: LockOwner, reply: ReplyEmpty) {
-        Self::reply_empty(reply, self.serve("flush", || Ok(())));
+    fn flush(&self, _: &Request, _: INodeNo, handle: FileHandle, owner: LockOwner, reply: ReplyEmpty) {
+        let flush = || {
+            self.fs.flush(handle.0, owner.0);
+            Ok(())
+        };
+        Self::reply_empty(reply, self.serve("flush", flush));
+    }
+
+    fn getlk(
+        &self,
+        _: &Request,
+        ino: INodeNo,
+        handle: FileHandle,
+        owner: LockOwner,
+        start: u64,
+        end: u64,
+        kind: i32,
+        pid: u32,
+        reply: ReplyLock,
+    ) {
+        let blocker = self.serve("getlk", || match lock::read((start, end), kind, owner.0, pid)? {
+            lock::Request::Lock(claim) => self.fs.getlk(ino.0, handle.0, &claim),
+            lock::Request::Unlock(..) => Err(Error::BadValue),
+        });
+        match blocker {
+            Ok(Some(grant)) => {
+                let (start, end, kind, pid) = lock::write(&grant, self.fs.is_of_this_mount(&grant));
+                reply.locked(start, end, kind, pid);
+            }
+            Ok(None) => reply.locked(start, end, libc::F_UNLCK, 0),
+            Err(errno) => reply.error(errno),
+        }
+    }
+
+    fn setlk(
+        &self,
+        request: &Request,
+        ino: INodeNo,
+        handle: FileHandle,
+        owner: LockOwner,
+        start: u64,
+        end: u64,
+        kind: i32,
+        pid: u32,
+        waits: bool,
+        reply: ReplyEmpty,
+    ) {
+        let (who, at) = (who(request), (ino.0, handle.0));
+        let asked = self.serve("setlk", || lock::read((start, end), kind, owner.0, pid));
+        match asked {
+            Ok(lock::Request::Lock(claim)) => {
+                let waits = waits.then(|| request.unique().into());
+                self.park("setlk", reply, Self::reply_empty, |fs, answer| {
+                    fs.setlk(who, at, claim, waits, answer)
+                });
+            }
+            Ok(lock::Request::Unlock(style, range)) => {
+                let unlock = || self.fs.unlock(ino.0, handle.0, style, owner.0, range);
+                Self::reply_empty(reply, self.guard("setlk", unlock));
+            }
+            Err(errno) => reply.error(errno),
+        }
     }
 
     fn release(
@@ -382,7 +508,11 @@ impl Filesystem for Adapter {
         _flush: bool,
         reply: ReplyEmpty,
     ) {
-        Self::reply_empty(reply, self.serve("release", || self.fs.release(handle.0)));
+        let release = || {
+            self.fs.release(handle.0);
+            Ok(())
+        };
+        Self::reply_empty(reply, self.serve("release", release));
     }
 
     fn fsync(&self, _: &Request, _: INodeNo, _: FileHandle, _: bool, reply: ReplyEmpty) {
@@ -415,7 +545,11 @@ impl Filesystem for Adapter {
     }
 
     fn releasedir(&self, _: &Request, _: INodeNo, handle: FileHandle, _: OpenFlags, reply: ReplyEmpty) {
-        Self::reply_empty(reply, self.serve("releasedir", || self.fs.release(handle.0)));
+        let release = || {
+            self.fs.release(handle.0);
+            Ok(())
+        };
+        Self::reply_empty(reply, self.serve("releasedir", release));
     }
 
     fn fsyncdir(&self, _: &Request, _: INodeNo, _: FileHandle, _: bool, reply: ReplyEmpty) {

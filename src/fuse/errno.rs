@@ -16,6 +16,8 @@ pub(super) fn of(error: &Error) -> Errno {
         Error::Denied(Denial::Store(StoreError::Timeout(_))) => Errno::ETIMEDOUT,
         Error::Denied(Denial::Store(StoreError::Failed(_))) => Errno::EIO,
         Error::Denied(Denial::Store(StoreError::NoSpace)) => Errno::ENOSPC,
+        Error::Denied(Denial::Interrupted) => Errno::EINTR,
+        Error::Denied(Denial::WaitedTooLong) => Errno::ETIMEDOUT,
         Error::Denied(Denial::Session(_)) | Error::BadValue | Error::WrongKind => Errno::EINVAL,
         Error::Name(NameError::TooLong) => Errno::ENAMETOOLONG,
         Error::Name(NameError::Empty | NameError::Separator | NameError::Reserved) => Errno::EINVAL,

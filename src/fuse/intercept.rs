@@ -3,10 +3,19 @@
 //! The crate decodes a request before it calls anybody, and panics at a time that no `SystemTime` can be
 //! (`utimensat` with the lowest second there is): the thread would die, the caller would hang for ever, and
 //! after a few of them the mount would, at the hands of any user. So each SETATTR is tamed as it is read.
+//!
+//! It drops two more things that locks need. INTERRUPT it answers with ENOSYS, after which the kernel tells nobody
+//! of a signal any more, and whoever waits sleeps on, killed or not (`fuse_dev_do_write` of fs/fuse/dev.c): so each is
+//! heard and swallowed here. And of a SETLK it drops the flag that tells flock(2) from fcntl(2): so that is marked
+//! in a field that it keeps.
+//!
 //! `read` below is the one that the standard library and all crates link to; it is the system call and nothing
 //! else for every descriptor but the devices that were [`guard`]ed.
 
+use std::fmt;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::{AtomicBool, AtomicI32, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 
 /// The farthest from 1970 that a time is kept, in seconds: more than a thousand million years. As on every
 /// file system, what is farther is cut to what it can keep (utimensat(2)).
@@ -14,6 +23,24 @@ const FARTHEST: i64 = 1 << 55;
 
 /// `FUSE_SETATTR` of `linux/fuse.h`.
 const SETATTR: u32 = 4;
+
+/// `FUSE_GETLK`, `FUSE_SETLK` and `FUSE_SETLKW`.
+const LOCKS: [u32; 3] = [31, 32, 33];
+
+/// `FUSE_INTERRUPT`.
+const INTERRUPT: u32 = 36;
+
+/// What the type of a lock is marked with where it is one of flock(2). The kernel sends small numbers there.
+pub(super) const FLOCK: i32 = 1 << 30;
+
+/// Where `struct fuse_lk_in` has the type and the flags, behind the header of 40 bytes, and which of these is flock's
+/// (`FUSE_LK_FLOCK`).
+const LOCK_TYPE: usize = 72;
+const LOCK_FLAGS: usize = 80;
+const FLAG_FLOCK: u32 = 1;
+
+/// Where `struct fuse_interrupt_in` has the number of the request that is interrupted.
+const INTERRUPTED: usize = 40;
 
 /// Where `struct fuse_in_header` has the opcode.
 const OPCODE: usize = 4;
@@ -26,27 +53,54 @@ const DEVICES: usize = 64;
 
 const NOBODY: i32 = -1;
 
-static GUARDED: [Device; DEVICES] =
-    [const { Device { descriptor: AtomicI32::new(NOBODY), seen: AtomicBool::new(false) } }; DEVICES];
+static GUARDED: [Device; DEVICES] = [const {
+    Device { descriptor: AtomicI32::new(NOBODY), seen: AtomicBool::new(false), hear: Mutex::new(None) }
+}; DEVICES];
 
-#[derive(Debug)]
+/// Hears the number of each request whose caller is interrupted.
+pub(super) type Hear = Arc<dyn Fn(u64) + Send + Sync>;
+
 struct Device {
     descriptor: AtomicI32,
     seen: AtomicBool,
+    hear: Mutex<Option<Hear>>,
+}
+
+impl fmt::Debug for Device {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Device").field("descriptor", &self.descriptor).finish_non_exhaustive()
+    }
+}
+
+impl Device {
+    fn set_hearer(&self, hear: Option<Hear>) {
+        *self.hear.lock().unwrap_or_else(PoisonError::into_inner) = hear;
+    }
+
+    /// Says that a request was interrupted. A bug in the hearer ends there: this is the program's `read`.
+    fn tell(&self, request: u64) {
+        let hear = self.hear.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        if let Some(hear) = hear
+            && catch_unwind(AssertUnwindSafe(|| hear(request))).is_err()
+        {
+            log::error!("an interrupt ended in a bug request={request}");
+        }
+    }
 }
 
 /// A device whose requests are tamed for as long as this lives.
 #[derive(Debug)]
 pub(super) struct Guard(&'static Device);
 
-/// Guards a device; `None` where the process serves too many.
-pub(super) fn guard(descriptor: i32) -> Option<Guard> {
+/// Guards a device; `hear` hears of interrupts. `None` where the process serves too many.
+pub(super) fn guard(descriptor: i32, hear: Hear) -> Option<Guard> {
     let free = GUARDED.iter().find(|device| {
         let (old, new, order) = (NOBODY, descriptor, Ordering::AcqRel);
         device.descriptor.compare_exchange(old, new, order, Ordering::Acquire).is_ok()
     });
     free.map(|device| {
         device.seen.store(false, Ordering::Release);
+        device.set_hearer(Some(hear));
         Guard(device)
     })
 }
@@ -60,6 +114,7 @@ impl Guard {
 
 impl Drop for Guard {
     fn drop(&mut self) {
+        self.0.set_hearer(None);
         self.0.descriptor.store(NOBODY, Ordering::Release);
     }
 }
@@ -74,23 +129,60 @@ unsafe extern "C" fn read(
     buffer: *mut libc::c_void,
     count: libc::size_t,
 ) -> libc::ssize_t {
-    // SAFETY: the arguments are passed on as they came.
-    let length = unsafe { libc::syscall(libc::SYS_read, descriptor, buffer, count) };
-    let device = GUARDED.iter().find(|device| device.descriptor.load(Ordering::Relaxed) == descriptor);
-    if let (Some(device), Ok(filled)) = (device, usize::try_from(length)) {
-        device.seen.store(true, Ordering::Release);
-        // SAFETY: the call has just filled so many bytes of the caller's buffer, which is the caller's alone.
-        tame(unsafe { std::slice::from_raw_parts_mut(buffer.cast::<u8>(), filled) });
+    loop {
+        // SAFETY: the arguments are passed on as they came.
+        let length = unsafe { libc::syscall(libc::SYS_read, descriptor, buffer, count) };
+        let device = GUARDED.iter().find(|device| device.descriptor.load(Ordering::Relaxed) == descriptor);
+        if let (Some(device), Ok(filled)) = (device, usize::try_from(length)) {
+            device.seen.store(true, Ordering::Release);
+            // SAFETY: the call has just filled so many bytes of the caller's buffer, which is the caller's alone.
+            let request = unsafe { std::slice::from_raw_parts_mut(buffer.cast::<u8>(), filled) };
+            if let Some(interrupted) = interrupted(request) {
+                device.tell(interrupted);
+                continue;
+            }
+            tame(request);
+        }
+        return libc::ssize_t::try_from(length).unwrap_or(libc::ssize_t::MAX);
     }
-    libc::ssize_t::try_from(length).unwrap_or(libc::ssize_t::MAX)
+}
+
+fn number<const N: usize>(request: &[u8], at: usize) -> Option<[u8; N]> {
+    request.get(at..at + N)?.try_into().ok()
+}
+
+fn opcode(request: &[u8]) -> Option<u32> {
+    number(request, OPCODE).map(u32::from_ne_bytes)
+}
+
+/// The request whose caller an INTERRUPT says was interrupted; `None` of all else.
+fn interrupted(request: &[u8]) -> Option<u64> {
+    (opcode(request) == Some(INTERRUPT))
+        .then(|| number(request, INTERRUPTED).map(u64::from_ne_bytes))
+        .flatten()
+}
+
+/// Brings a request into the form in which the crate keeps what it means.
+fn tame(request: &mut [u8]) {
+    match opcode(request) {
+        Some(SETATTR) => tame_times(request),
+        Some(opcode) if LOCKS.contains(&opcode) => mark_flock(request),
+        _ => {}
+    }
+}
+
+/// Marks the type of a lock of flock(2).
+fn mark_flock(request: &mut [u8]) {
+    let flags = number(request, LOCK_FLAGS).map_or(0, u32::from_ne_bytes);
+    if let Some(kind) = request.get_mut(LOCK_TYPE..).and_then(|bytes| bytes.first_chunk_mut::<4>())
+        && flags & FLAG_FLOCK != 0
+    {
+        *kind = (i32::from_ne_bytes(*kind) | FLOCK).to_ne_bytes();
+    }
 }
 
 /// Brings the times of a SETATTR within what can be kept.
-fn tame(request: &mut [u8]) {
-    let opcode = request.get(OPCODE..OPCODE + 4).and_then(|bytes| bytes.try_into().ok());
-    if opcode.map(u32::from_ne_bytes) != Some(SETATTR) {
-        return;
-    }
+fn tame_times(request: &mut [u8]) {
     for at in SECONDS {
         if let Some(seconds) = request.get_mut(at..at + 8).and_then(|bytes| bytes.first_chunk_mut::<8>()) {
             let tamed = i64::from_ne_bytes(*seconds).clamp(-FARTHEST, FARTHEST);
@@ -124,11 +216,27 @@ mod tests {
 
     #[test]
     fn a_short_request_is_left_alone() {
-        for length in 0..128 {
-            let mut short = request(SETATTR, i64::MIN);
+        for (opcode, length) in
+            [SETATTR, LOCKS[0], INTERRUPT].into_iter().flat_map(|o| (0..128).map(move |l| (o, l)))
+        {
+            let mut short = request(opcode, i64::MIN);
             short.truncate(length);
             tame(&mut short);
             assert_eq!(short.len(), length);
+            assert_eq!(interrupted(&short).is_some(), opcode == INTERRUPT && length >= INTERRUPTED + 8);
+        }
+    }
+
+    #[test]
+    fn flock_is_marked_and_fcntl_is_not() {
+        for (opcode, flags, kind) in
+            [(LOCKS[1], 1, FLOCK | 1), (LOCKS[2], 1, FLOCK | 1), (LOCKS[0], 0, 1), (30, 1, 1)]
+        {
+            let mut sent = request(opcode, 0);
+            sent[LOCK_TYPE..LOCK_TYPE + 4].copy_from_slice(&1_i32.to_ne_bytes());
+            sent[LOCK_FLAGS..LOCK_FLAGS + 4].copy_from_slice(&u32::to_ne_bytes(flags));
+            tame(&mut sent);
+            assert_eq!(number(&sent, LOCK_TYPE).map(i32::from_ne_bytes), Some(kind), "{opcode} {flags}");
         }
     }
 }

@@ -10,6 +10,7 @@ use std::os::unix::net::UnixStream;
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
+use std::sync::Arc;
 
 use fuser::{BackgroundSession, Config, Session, SessionACL};
 
@@ -72,7 +73,7 @@ impl Mount {
     ///
     /// # Errors
     /// [`MountError`]: `/dev/fuse` can't be opened, or the kernel or `fusermount3` refuses.
-    pub fn start(fs: LockFs, mountpoint: &Path, options: &MountOptions) -> Result<Self, MountError> {
+    pub fn start(fs: Arc<LockFs>, mountpoint: &Path, options: &MountOptions) -> Result<Self, MountError> {
         let failed = |step| {
             let mountpoint = mountpoint.to_owned();
             move |source| MountError { mountpoint, step, source }
@@ -149,11 +150,12 @@ type Failure = (&'static str, io::Error);
 
 /// Begins to answer the requests of a device.
 fn serve(
-    fs: LockFs,
+    fs: Arc<LockFs>,
     device: OwnedFd,
     threads: usize,
 ) -> Result<(BackgroundSession, intercept::Guard), Failure> {
-    let guard = intercept::guard(device.as_raw_fd());
+    let hearer = Arc::clone(&fs);
+    let guard = intercept::guard(device.as_raw_fd(), Arc::new(move |request| hearer.interrupt(request)));
     let guard =
         guard.ok_or_else(|| ("too many mounts in one process", io::ErrorKind::QuotaExceeded.into()))?;
     let mut config = Config::default();

@@ -140,10 +140,10 @@ pub struct Session {
     pub lost: Vec<(Ino, Name)>,
 }
 
-impl Session {
-    /// `alice@dev1 make[4711]`: who holds, for `cat` and `ls`.
+impl Origin {
+    /// `alice@dev1 make[4711]`: who it is, for `cat` and `ls`.
     pub fn holder(&self) -> String {
-        let Origin { user, host, pid, command } = &self.origin;
+        let Origin { user, host, pid, command } = self;
         match pid {
             0 => format!("{user}@{host}"),
             _ => format!("{user}@{host} {command}[{pid}]"),

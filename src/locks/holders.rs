@@ -104,6 +104,8 @@ impl Holders {
         };
         match ttl {
             None if holder.opens == 0 => drop(self.0.remove(id)),
+            // It has nothing that could expire, until its next step.
+            None => holder.ttl = Some(Ttl::Never),
             _ => holder.ttl = ttl,
         }
     }

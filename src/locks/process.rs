@@ -360,9 +360,65 @@ impl Processes {
         false
     }
 
+    /// Whether a thread is about to end, with its process: a signal that ends a process leaves SIGKILL pending on
+    /// each of its threads (`complete_signal` of kernel/signal.c).
+    pub(super) fn is_dying(&self, pid: u32) -> bool {
+        let status = fs::read_to_string(format!("/proc/{pid}/task/{pid}/status"));
+        let Ok(status) = status else {
+            return pid != 0;
+        };
+        let pending = status_field(&status, "SigPnd:").and_then(|text| u64::from_str_radix(text, 16).ok());
+        let is_ending = status_field(&status, "State:").is_some_and(|state| state.starts_with(['Z', 'X']));
+        is_ending || pending.is_some_and(|pending| pending & 1 << (libc::SIGKILL - 1) != 0)
+    }
+
+    /// The permission bits that a process takes from what it makes; the usual ones where it can't be seen.
+    pub(super) fn umask(&self, pid: u32) -> u16 {
+        let status = fs::read_to_string(format!("/proc/{pid}/status")).unwrap_or_default();
+        let umask = status_field(&status, "Umask:").and_then(|text| u16::from_str_radix(text, 8).ok());
+        umask.unwrap_or(0o022)
+    }
+
+    /// Whether a thread is all that a job has to act with: it, and ancestors in the job that wait for their only
+    /// child. What such a job holds nobody lets go of before the thread goes on.
+    ///
+    /// One that lost its parent within the job is not seen.
+    pub(super) fn is_alone(&self, pid: u32, kind: &SessionKind) -> bool {
+        let SessionKind::Job(job) = kind else {
+            return false;
+        };
+        let (mut at, mut child) = (pid, None);
+        loop {
+            let Some(stat) = Stat::of(at) else {
+                return false;
+            };
+            if stat.image.pgid != job.pgid {
+                return child.is_some();
+            }
+            let children = fs::read_to_string(format!("/proc/{at}/task/{at}/children")).unwrap_or_default();
+            let children: Vec<u32> = children.split_whitespace().filter_map(|id| id.parse().ok()).collect();
+            let is_waiting = child.is_none_or(|_: u32| waits_for_a_child(at));
+            if stat.threads != 1 || children != child.into_iter().collect::<Vec<_>>() || !is_waiting {
+                return false;
+            }
+            (at, child) = (stat.parent, Some(at));
+        }
+    }
+
     pub(super) fn boot(&self) -> &BootId {
         &self.boot
     }
+}
+
+fn status_field<'a>(status: &'a str, name: &str) -> Option<&'a str> {
+    status.lines().find_map(|line| line.strip_prefix(name)).map(str::trim)
+}
+
+/// Whether a process is in wait(2), by the system call that it is in (proc_pid_syscall(5)).
+fn waits_for_a_child(pid: u32) -> bool {
+    let call = fs::read_to_string(format!("/proc/{pid}/syscall")).unwrap_or_default();
+    let number = call.split_whitespace().next().and_then(|text| text.parse::<i64>().ok());
+    [libc::SYS_wait4, libc::SYS_waitid].map(Some).contains(&number)
 }
 
 fn all_processes() -> impl Iterator<Item = Stat> {

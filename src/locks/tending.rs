@@ -98,6 +98,10 @@ impl LockService {
             self.holders(|holders| holders.tick(now, PERIOD, &dead))
         };
         self.renew_lease(IDLE_PERIOD)?;
+        self.settle_owed();
+        if let Some(limit) = longest_request() {
+            self.end_waits_older_than(limit);
+        }
         for batch in renew.chunks(BATCH) {
             self.store.execute(&Command::Renew { sessions: batch.to_vec() })?.ok();
         }
@@ -111,6 +115,17 @@ impl LockService {
         let is_idle = !is_short && self.holders(|holders| holders.is_empty());
         Ok(if is_idle { IDLE_PERIOD } else { PERIOD })
     }
+}
+
+/// How long a request may take before the kernel ends the mount for it, less what it takes us to notice.
+fn longest_request() -> Option<Duration> {
+    // Documentation/admin-guide/sysctl/fs.rst: seconds, 0 for no limit.
+    let limit = |name| {
+        let text = std::fs::read_to_string(format!("/proc/sys/fs/fuse/{name}_request_timeout")).ok()?;
+        text.trim().parse::<u64>().ok().filter(|limit| *limit > 0)
+    };
+    let limit = limit("default").into_iter().chain(limit("max")).min()?;
+    Some(Duration::from_secs(limit) / 2)
 }
 
 /// The running thread; dropping it stops and joins it.

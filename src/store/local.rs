@@ -8,6 +8,7 @@
 
 use std::collections::VecDeque;
 use std::fmt;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -64,6 +65,7 @@ pub struct TableStore<J> {
     clock: Arc<dyn Clock>,
     journal: J,
     wakes: Mutex<Vec<WaitId>>,
+    ends_wakes: AtomicBool,
     /// Says that there are more of them.
     woken: Condvar,
 }
@@ -80,7 +82,14 @@ impl<J: Journal> TableStore<J> {
     /// A store of `table`, whose changes go to `journal`.
     pub(super) fn new(table: LockTable, clock: Arc<dyn Clock>, journal: J) -> Self {
         let state = State { table, events: VecDeque::new(), first_event: 1 };
-        Self { state: Mutex::new(state), clock, journal, wakes: Mutex::default(), woken: Condvar::new() }
+        Self {
+            state: Mutex::new(state),
+            clock,
+            journal,
+            wakes: Mutex::default(),
+            ends_wakes: AtomicBool::new(false),
+            woken: Condvar::new(),
+        }
     }
 
     /// A panic under the mutex may have left a step half done: from then on the store has failed.
@@ -217,9 +226,16 @@ impl<J: Journal> LockStore for TableStore<J> {
 
     fn await_wakes(&self, limit: Duration) -> Result<Wakes, StoreError> {
         let wakes = self.wakes.lock().unwrap_or_else(PoisonError::into_inner);
-        let waited = self.woken.wait_timeout_while(wakes, limit, |wakes| wakes.is_empty());
+        let waits = |wakes: &mut Vec<WaitId>| wakes.is_empty() && !self.ends_wakes.load(Ordering::Acquire);
+        let waited = self.woken.wait_timeout_while(wakes, limit, waits);
         let (mut wakes, _) = waited.unwrap_or_else(PoisonError::into_inner);
         Ok(Wakes::These(std::mem::take(&mut wakes)))
+    }
+
+    fn end_wakes(&self) {
+        let _wakes = self.wakes.lock().unwrap_or_else(PoisonError::into_inner);
+        self.ends_wakes.store(true, Ordering::Release);
+        self.woken.notify_all();
     }
 
     fn events(&self, after: u64, limit: usize) -> Result<EventPage, StoreError> {

@@ -348,6 +348,8 @@ impl LockStore for RedisStore {
         Ok(Vec::new())
     }
 
+    fn end_wakes(&self) {}
+
     fn await_wakes(&self, limit: Duration) -> Result<Wakes, StoreError> {
         std::thread::sleep(limit);
         Ok(Wakes::These(Vec::new()))

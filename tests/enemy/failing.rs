@@ -84,6 +84,9 @@ impl LockStore for Buggy {
     fn mounts(&self) -> Result<Vec<Served>, StoreError> {
         self.0.mounts()
     }
+    fn end_wakes(&self) {
+        self.0.end_wakes();
+    }
     fn await_wakes(&self, limit: Duration) -> Result<Wakes, StoreError> {
         self.0.await_wakes(limit)
     }
@@ -112,7 +115,7 @@ fn buggy_mount(root: &Path) -> Mount {
         ttl: Ttl::DEFAULT,
         since,
     };
-    Mount::start(LockFs::new(service, about), root, &MountOptions::default()).unwrap()
+    Mount::start(Arc::new(LockFs::new(service, about)), root, &MountOptions::default()).unwrap()
 }
 
 #[test]
@@ -197,7 +200,7 @@ fn a_full_disk_grants_nothing_and_what_is_held_can_be_read_and_released() {
     assert!(!refused.exists());
     assert_eq!(errno(File::create_new(tree.path("read"))), libc::EEXIST);
     assert_eq!(fs::read(tree.path("read")).unwrap(), b"note");
-    assert_eq!(fs::read_dir(tree.root()).unwrap().count(), 6 + count as usize);
+    assert_eq!(fs::read_dir(tree.root()).unwrap().count(), 7 + count as usize);
     fs::remove_file(tree.path("released")).unwrap();
     fs::remove_dir(tree.path("d")).unwrap();
     disk.free();

@@ -66,7 +66,7 @@ pub(crate) fn what_is_made_is_its_makers(tree: &mut dyn Tenant) {
     let now = tree.store().now().wall;
     assert_eq!((view.record.mtime, view.record.ctime, view.record.since), (now, now, now));
     assert_eq!((Ino::from(view.record.token), view.path.to_string()), (ino, "f".to_owned()));
-    assert_eq!(view.session.map(|session| session.holder()), Some("1000@dev1 sh[7]".to_owned()));
+    assert_eq!(view.session.map(|session| session.origin.holder()), Some("1000@dev1 sh[7]".to_owned()));
 }
 
 pub(crate) fn a_set_group_id_directory_hands_its_group_down(tree: &mut dyn Tenant) {

@@ -1,0 +1,184 @@
+//! flock(2) and fcntl(2) on open files.
+//!
+//! The store decides. What is remembered here is only which owner has locked through which handle, for that is what
+//! the kernel tells of a close: FLUSH names the process whose fcntl locks go, RELEASE the handle with all the rest.
+
+use std::collections::HashMap;
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+use super::{Error, LockFs};
+use crate::lock::{Claim, Grant, Ino, LockOwner, Range, Style};
+use crate::locks::{Denial, Requester};
+use crate::store::StoreError;
+use crate::table::{Command, Refusal, Reply, Waiting};
+
+/// Who locked what through which handle.
+#[derive(Debug, Default)]
+pub(super) struct Uses(Mutex<HashMap<Ino, Vec<Use>>>);
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Use {
+    style: Style,
+    key: u64,
+    handle: u64,
+    /// In which lease of the mount.
+    lease: u64,
+}
+
+impl Uses {
+    fn uses(&self) -> MutexGuard<'_, HashMap<Ino, Vec<Use>>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn note(&self, ino: Ino, new: Use) {
+        let mut uses = self.uses();
+        let of_object = uses.entry(ino).or_default();
+        let is_same = |old: &Use| (old.style, old.key, old.handle) == (new.style, new.key, new.handle);
+        if !of_object.iter().any(is_same) {
+            of_object.push(new);
+        }
+    }
+
+    /// Takes out the uses that `is_meant` says; returns those of which no other of the same owner is left.
+    fn take(&self, ino: Ino, is_meant: impl Fn(&Use) -> bool) -> Vec<Use> {
+        let mut uses = self.uses();
+        let Some(of_object) = uses.get_mut(&ino) else {
+            return Vec::new();
+        };
+        let (mut taken, left): (Vec<Use>, Vec<Use>) = of_object.iter().partition(|one| is_meant(one));
+        taken.retain(|one| !left.iter().any(|other| (other.style, other.key) == (one.style, one.key)));
+        taken.dedup_by_key(|one| (one.style, one.key));
+        match left.is_empty() {
+            true => drop(uses.remove(&ino)),
+            false => *of_object = left,
+        }
+        taken
+    }
+
+    /// Whether something was locked through a handle in an earlier lease of the mount than `lease`.
+    fn is_lost(&self, ino: Ino, handle: u64, lease: u64) -> bool {
+        let uses = self.uses();
+        uses.get(&ino).into_iter().flatten().any(|one| one.handle == handle && one.lease != lease)
+    }
+}
+
+impl LockFs {
+    /// What an open handle is of.
+    fn locked_object(&self, number: u64, handle: u64) -> Result<Ino, Error> {
+        self.node(number)?;
+        let ino = self.handles.ino(handle).ok_or(Error::Synthetic)?;
+        self.check_lease(ino, handle)?;
+        Ok(ino)
+    }
+
+    /// Whoever had locks when the lease of the mount ran out has lost them, and is told so at the next use.
+    pub(super) fn check_lease(&self, ino: Ino, handle: u64) -> Result<(), Error> {
+        match self.uses.is_lost(ino, handle, self.service.lease()) {
+            true => Err(Refusal::Gone.into()),
+            false => Ok(()),
+        }
+    }
+
+    /// `F_GETLK`: what would be in the way of a claim; `None` where nothing is.
+    ///
+    /// # Errors
+    /// [`Refusal::Gone`] where the file is not there any more.
+    pub fn getlk(&self, number: u64, handle: u64, claim: &Claim) -> Result<Option<Grant>, Error> {
+        let ino = self.locked_object(number, handle)?;
+        let owner = LockOwner { mount: self.service.mount(), key: claim.key };
+        let grants = self.service.store().view(ino)?.ok_or(Refusal::Gone)?.grants;
+        let blocker = grants.into_iter().filter(|grant| grant.conflicts(owner, claim));
+        Ok(blocker.min_by_key(|grant| grant.range.first()))
+    }
+
+    /// Whether a grant's process is one of this host's that the kernel knows by its number.
+    pub fn is_of_this_mount(&self, grant: &Grant) -> bool {
+        grant.owner.mount == self.service.mount()
+    }
+
+    /// flock(2), `F_SETLK`, `F_SETLKW`. The outcome is handed to `answer`: at once, or where `request` names a call
+    /// that waits, when it is granted or interrupted.
+    pub fn setlk(
+        &self,
+        who: Requester,
+        (number, handle): (u64, u64),
+        claim: Claim,
+        request: Option<u64>,
+        answer: impl FnOnce(Result<(), Error>) + Send + 'static,
+    ) {
+        let caller = self.locked_object(number, handle).map(|ino| (ino, self.service.onlooker(who)));
+        let (ino, caller) = match caller {
+            Ok(found) => found,
+            Err(error) => return answer(Err(error)),
+        };
+        let lease = self.service.lease();
+        self.uses.note(ino, Use { style: claim.style, key: claim.key, handle, lease });
+        let command = |waiting| Command::Lock { caller: caller.clone(), ino, claim, waiting };
+        let Some(request) = request else {
+            let outcome = self.service.step(who, command(None));
+            if let Err(Denial::Store(StoreError::Timeout(_))) = outcome {
+                // Nobody knows whether it was granted.
+                let (mount, Claim { style, key, range, .. }) = (caller.mount, claim);
+                self.service.settle(Command::Unlock { mount, ino, style, key, range });
+            }
+            return answer(outcome.map(|_: Reply| ()).map_err(Error::from));
+        };
+        // Who does not have to wait need not be looked at.
+        match self.service.step(who, command(None)) {
+            Err(Denial::Refused(Refusal::Taken)) => {}
+            outcome => return answer(outcome.map(|_: Reply| ()).map_err(Error::from)),
+        }
+        let waiting = Waiting { request, alone: self.service.is_alone(who, &caller) };
+        let answer = Box::new(|outcome: Result<Reply, Denial>| {
+            answer(outcome.map(|_: Reply| ()).map_err(Error::from))
+        });
+        self.service.wait(who, request, command(Some(waiting)), answer);
+    }
+
+    /// `LOCK_UN`, `F_UNLCK`.
+    ///
+    /// # Errors
+    /// The store can't say; the lock is let go of when it can.
+    pub fn unlock(
+        &self,
+        number: u64,
+        handle: u64,
+        style: Style,
+        key: u64,
+        range: Range,
+    ) -> Result<(), Error> {
+        let ino = self.locked_object(number, handle)?;
+        if range == Range::WHOLE {
+            // It has none left, through whichever handle.
+            self.uses.take(ino, |one| one.style == style && one.key == key);
+        }
+        self.service.settle(Command::Unlock { mount: self.service.mount(), ino, style, key, range });
+        Ok(())
+    }
+
+    /// A process closes a descriptor: what it has locked with fcntl goes, through whichever it was (fcntl(2)).
+    pub fn flush(&self, handle: u64, key: u64) {
+        if let Some(ino) = self.handles.ino(handle) {
+            self.let_go(ino, |one| one.style == Style::Fcntl && one.key == key);
+        }
+    }
+
+    /// A handle is closed for good: what was locked through it goes.
+    pub(super) fn let_go_of_handle(&self, ino: Ino, handle: u64) {
+        self.let_go(ino, |one| one.handle == handle);
+    }
+
+    fn let_go(&self, ino: Ino, is_meant: impl Fn(&Use) -> bool) {
+        let (mount, range) = (self.service.mount(), Range::WHOLE);
+        for Use { style, key, lease, .. } in self.uses.take(ino, is_meant) {
+            if lease == self.service.lease() {
+                self.service.settle(Command::Unlock { mount, ino, style, key, range });
+            }
+        }
+    }
+
+    /// The kernel says that a request's caller was interrupted.
+    pub fn interrupt(&self, request: u64) {
+        self.service.interrupt(request);
+    }
+}
