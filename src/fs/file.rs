@@ -9,7 +9,7 @@ use super::tree::{Site, entry};
 use super::{Error, Found, LockFs};
 use crate::lock::{Body, Ino, Kind};
 use crate::locks::Requester;
-use crate::table::{Command, Existing, New, Opening, Refusal, View};
+use crate::table::{Command, Existing, New, Opening, Refusal, Reply, View};
 
 /// How a file is opened.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -29,6 +29,8 @@ pub struct Opened {
     pub found: Found,
     /// Its handle.
     pub handle: u64,
+    /// Whether it was not there before.
+    pub was_made: bool,
 }
 
 impl LockFs {
@@ -53,11 +55,12 @@ impl LockFs {
         let session = caller.session.id.clone();
         let new = New::File(Opening::Opened);
         let reply = self.service.step(who, Command::Acquire { caller, spot, new, mode, existing })?;
+        let was_made = matches!(reply, Reply::Entry(_));
         let attributes = entry(reply)?;
         self.service.session_opened(&session);
         let handle = Handle { ino: Some(attributes.ino), session: Some(session), text: None };
         let handle = self.handles.insert(handle);
-        Ok(Opened { found: self.made(parent, attributes)?, handle })
+        Ok(Opened { found: self.made(parent, attributes)?, handle, was_made })
     }
 
     /// open(2) of what is there.

@@ -177,6 +177,11 @@ impl LockFs {
         }
     }
 
+    /// Whether the caller of a request that was carried out was killed meanwhile.
+    pub fn was_killed(&self, who: Requester, request: u64) -> bool {
+        self.service.was_killed(who, request)
+    }
+
     /// The kernel says that a request's caller was interrupted.
     pub fn interrupt(&self, request: u64) {
         self.service.interrupt(request);

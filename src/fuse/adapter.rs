@@ -17,7 +17,7 @@ use fuser::{
 
 use super::{Adapter, errno, lock};
 use crate::clock::WallTime;
-use crate::fs::{Access, Error, Found, Keep, LockFs, SetMode};
+use crate::fs::{Access, Error, Found, Keep, LockFs, Opened, SetMode};
 use crate::lock::{Attributes, Kind, Name};
 use crate::locks::Requester;
 use crate::table::{AttributeChange, RenameMode};
@@ -56,6 +56,23 @@ impl Adapter {
         if catch_unwind(AssertUnwindSafe(|| call(&self.fs, answer))).is_err() {
             log::error!("a request ended in a bug request={request}");
         }
+    }
+
+    /// A caller that was killed while it waited for the store never learns that something was made for it: then
+    /// nothing was.
+    fn unless_killed<T>(
+        &self,
+        request: &Request,
+        made: Result<T, Errno>,
+        undo: impl FnOnce(&T) -> Result<(), Error>,
+    ) -> Result<T, Errno> {
+        let made = made?;
+        if !self.fs.was_killed(who(request), request.unique().into()) {
+            return Ok(made);
+        }
+        log::debug!("undone: its caller was killed pid={}", request.pid());
+        self.guard("undo", || undo(&made)).ok();
+        Err(Errno::EINTR)
     }
 
     fn guard<T>(&self, request: &str, call: impl FnOnce() -> Result<T, Error>) -> Result<T, Errno> {
@@ -289,6 +306,8 @@ impl Filesystem for Adapter {
             }
             self.fs.mknod(who(request), parent.0, name.as_bytes(), permissions(mode))
         });
+        let undo = |_: &Found| self.fs.unlink(who(request), parent.0, name.as_bytes());
+        let answer = self.unless_killed(request, answer, undo);
         Self::reply_entry(reply, answer);
     }
 
@@ -302,7 +321,9 @@ impl Filesystem for Adapter {
         reply: ReplyEntry,
     ) {
         let make = || self.fs.mkdir(who(request), parent.0, name.as_bytes(), permissions(mode));
-        Self::reply_entry(reply, self.serve("mkdir", make));
+        let undo = |_: &Found| self.fs.rmdir(who(request), parent.0, name.as_bytes());
+        let answer = self.unless_killed(request, self.serve("mkdir", make), undo);
+        Self::reply_entry(reply, answer);
     }
 
     fn unlink(&self, request: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEmpty) {
@@ -318,7 +339,9 @@ impl Filesystem for Adapter {
     fn symlink(&self, request: &Request, parent: INodeNo, name: &OsStr, target: &Path, reply: ReplyEntry) {
         let target = target.as_os_str().as_bytes();
         let make = || self.fs.symlink(who(request), parent.0, name.as_bytes(), target);
-        Self::reply_entry(reply, self.serve("symlink", make));
+        let undo = |_: &Found| self.fs.unlink(who(request), parent.0, name.as_bytes());
+        let answer = self.unless_killed(request, self.serve("symlink", make), undo);
+        Self::reply_entry(reply, answer);
     }
 
     fn rename(
@@ -354,7 +377,9 @@ impl Filesystem for Adapter {
         reply: ReplyEntry,
     ) {
         let make = || self.fs.link(who(request), ino.0, new_parent.0, new_name.as_bytes());
-        Self::reply_entry(reply, self.serve("link", make));
+        let undo = |_: &Found| self.fs.unlink(who(request), new_parent.0, new_name.as_bytes());
+        let answer = self.unless_killed(request, self.serve("link", make), undo);
+        Self::reply_entry(reply, answer);
     }
 
     fn open(&self, request: &Request, ino: INodeNo, flags: OpenFlags, reply: ReplyOpen) {
@@ -380,7 +405,14 @@ impl Filesystem for Adapter {
     ) {
         let access = access(flags);
         let make = || self.fs.create(who(request), parent.0, name.as_bytes(), permissions(mode), access);
-        match self.serve("create", make) {
+        let undo = |opened: &Opened| {
+            self.fs.release(opened.handle);
+            match opened.was_made {
+                true => self.fs.unlink(who(request), parent.0, name.as_bytes()),
+                false => Ok(()),
+            }
+        };
+        match self.unless_killed(request, self.serve("create", make), undo) {
             Ok(opened) => {
                 // What O_EXCL makes is locked by being there: nothing is to be dropped at close.
                 let no_flush = if access.exclusive { FopenFlags::FOPEN_NOFLUSH } else { FopenFlags::empty() };

@@ -6,19 +6,24 @@
 use std::collections::HashMap;
 use std::time::Duration;
 
-use lockfs::lock::{Ino, SessionId, Token};
-use lockfs::store::LockStore;
-use lockfs::table::Spot;
+use lockfs::clock::Now;
+use lockfs::lock::{Ino, Mount, SessionId, Token, WaitId};
+use lockfs::store::{LockStore, Wakes};
+use lockfs::table::{Spot, View};
 
 use crate::house::{Ground, House, Tenant};
 use crate::search::every_history_from;
 use crate::shadow::{ALL, Shadow, ensure};
-use crate::world::{Act, Bench, SESSIONS, Stand, Story, later, session_id};
+use crate::world::{Act, Bench, SESSIONS, Stand, Story, later, names, session_id};
 
 /// After how many acts everything is looked at.
 const LOOK: usize = 10;
 
 impl Stand for &dyn LockStore {
+    fn now(&self) -> Now {
+        LockStore::now(*self)
+    }
+
     fn lookup(&self, spot: &Spot) -> Option<Ino> {
         LockStore::lookup(*self, spot).expect("the store works").map(|attributes| attributes.ino)
     }
@@ -54,12 +59,29 @@ impl Ranks {
     }
 }
 
+/// The same with its grants in one order: theirs says nothing.
+fn in_order(mut view: View) -> View {
+    view.grants.sort_by_key(|grant| (grant.style, grant.owner, grant.range));
+    view
+}
+
+fn mounts_in_order(mut mounts: Vec<Mount>) -> Vec<Mount> {
+    mounts.sort_by_key(|mount| mount.id);
+    mounts
+}
+
 /// What can be asked of both sides.
 macro_rules! everything {
-    ($story:expr, $view:expr, $list:expr, $held:expr, $session:expr, $shortest:expr, $sessions:expr, $counts:expr) => {{
+    (
+        $story:expr, $view:expr, $list:expr, $held:expr, $session:expr, $shortest:expr, $sessions:expr, $counts:expr,
+        $queue:expr, $mounts:expr
+    ) => {{
         let mut text = String::new();
         for ino in $story.seen() {
-            text += &format!("{:?} {:?}\n", $view(*ino), $list(*ino));
+            text += &format!("{:?} {:?}\n", $view(*ino).map(in_order), $list(*ino));
+            for name in names() {
+                text += &format!("{:?}\n", $queue(&Spot { parent: *ino, name }));
+            }
             for session in &$sessions {
                 text += &format!("{}: {:?}\n", session.id, $held(&session.id, *ino));
             }
@@ -67,7 +89,7 @@ macro_rules! everything {
         for id in SESSIONS.map(session_id) {
             text += &format!("{id}: {:?} {:?}\n", $session(&id), $shortest(&id));
         }
-        text + &format!("{:?} {:?}", $sessions, $counts)
+        text + &format!("{:?} {:?} {:?}", $sessions, $counts, mounts_in_order($mounts))
     }};
 }
 
@@ -80,7 +102,9 @@ fn seen_in_table(Bench { table, now }: &Bench, story: &Story) -> String {
         |id| table.session(*now, id),
         |id| table.shortest_ttl(id),
         table.list_sessions(*now, None, ALL),
-        table.counts()
+        table.counts(),
+        |spot: &Spot| table.queue(*now, spot),
+        table.mounts()
     )
 }
 
@@ -94,8 +118,26 @@ fn seen_in_store(store: &dyn LockStore, story: &Story) -> String {
         |id: &SessionId| store.session(id).expect(WORKS),
         |id: &SessionId| store.shortest_ttls(std::slice::from_ref(id)).expect(WORKS)[0],
         store.list_sessions(None, ALL).expect(WORKS),
-        store.counts().expect(WORKS)
+        store.counts().expect(WORKS),
+        |spot: &Spot| store.queue(spot).expect(WORKS),
+        store.mounts().expect(WORKS)
     )
+}
+
+/// How long a store that tells from afar may take.
+const TOLD: Duration = Duration::from_secs(2);
+
+/// Who was told to ask again since the last time; `expected` are, and it may be that they are told a moment late.
+pub(crate) fn wakes_of(store: &dyn LockStore, expected: usize) -> Vec<WaitId> {
+    let mut wakes = Vec::new();
+    loop {
+        let limit = if wakes.len() < expected { TOLD } else { Duration::ZERO };
+        match store.await_wakes(limit).expect("the store works") {
+            Wakes::These(more) if more.is_empty() => return wakes,
+            Wakes::These(more) => wakes.extend(more),
+            Wakes::All => panic!("nothing was missed"),
+        }
+    }
 }
 
 /// Whether a store keeps anything when it is closed.
@@ -128,6 +170,7 @@ pub(crate) fn store_is_the_table_from<G: Ground>(first: u64, cases: u64, kept: K
                 Act::Reopen if kept == Kept::Durably => {
                     house.reopen(Duration::ZERO);
                     bench = reopened(bench);
+                    stories.iter_mut().for_each(Story::forget_mounts);
                     (events, heard) = (Vec::new(), 0);
                 }
                 _ => {}
@@ -142,6 +185,12 @@ pub(crate) fn store_is_the_table_from<G: Ground>(first: u64, cases: u64, kept: K
                 stories[0].hear(&step.outcome);
                 stories[1].hear(&outcome);
                 events.extend(step.events);
+                // In the order in which they were told on each mount: between mounts there is none.
+                let mut wakes = [step.wakes.clone(), wakes_of(house.store(), step.wakes.len())];
+                wakes.iter_mut().for_each(|wakes| wakes.sort_by_key(|id| id.mount));
+                let [told, got] = &wakes;
+                ensure!(told == got, "{for_table:?} wakes {told:?}, the store {got:?}");
+                stories.iter_mut().for_each(|story| story.hear_wakes(&step.wakes));
             }
             let page = house.store().events(heard, ALL).map_err(|error| error.to_string())?;
             let expected: Vec<_> = events.iter().skip(usize::try_from(heard).expect("few events")).collect();

@@ -1,14 +1,17 @@
 //! The law as properties of random histories: what holds after every step, whoever did what when.
 
+use std::time::Duration;
+
 use lockfs::clock::Now;
-use lockfs::lock::{Attributes, Kind, MountId, Session};
+use lockfs::lock::{Attributes, Kind, Session};
 use lockfs::table::{Command, LockTable, Outcome, Reply, Step};
 
+use crate::crowd::Crowd;
 use crate::model::Model;
 use crate::rights::Deed;
 use crate::search::every_history;
 use crate::shadow::{ALL, Shadow, ensure};
-use crate::world::{Act, Bench, OWNER, SESSIONS, Story, dawn, later, session_id};
+use crate::world::{Act, Bench, MOUNTS, OWNER, Patience, SESSIONS, Story, dawn, later, mount_id, session_id};
 
 /// How many histories each property is tried on by default.
 const CASES: u64 = 1_000;
@@ -20,6 +23,7 @@ fn every_step_keeps_the_law() {
         let mut story = Story::new();
         let mut shadow = Shadow::of(&bench.table);
         let mut model = Model::default();
+        let mut crowd = Crowd::default();
         for act in acts {
             let mut same = true;
             if let Act::Wait(span) = act {
@@ -31,12 +35,15 @@ fn every_step_keeps_the_law() {
                 let before = shadow.clone();
                 let living = bench.table.list_sessions(bench.now, None, ALL);
                 let living: Vec<_> = living.into_iter().map(|session| session.id).collect();
+                let scene = crowd.scene(&bench, &command);
                 let step = bench.table.execute(bench.now, &command);
+                crowd.follow(&command, &step, &scene, &bench)?;
                 shadow.apply(&bench.table, &step.changes);
                 story.hear(&step.outcome);
+                story.hear_wakes(&step.wakes);
                 Deed { command: &command, step: &step, before: &before, after: &shadow, living: &living }
                     .check()?;
-                model.follow(&command, &step, &shadow, &bench, last)?;
+                model.follow(&command, &step, &shadow, &crowd, &bench, last)?;
                 if let Ok(Reply::Count(count)) = step.outcome {
                     shadow.check_swept(&bench, &command, count)?;
                 }
@@ -45,7 +52,7 @@ fn every_step_keeps_the_law() {
             // What was asked before is not asked again.
             if !same {
                 shadow.check(&bench)?;
-                model.check(&shadow, &bench, &story)?;
+                model.check(&shadow, &crowd, &bench, &story)?;
             }
         }
         Ok(())
@@ -65,6 +72,7 @@ fn the_same_commands_at_the_same_times_give_the_same_steps() {
             if let Some(command) = story.command(&bench, act) {
                 let step = bench.table.execute(bench.now, &command);
                 story.hear(&step.outcome);
+                story.hear_wakes(&step.wakes);
                 script.push((bench.now, command, step));
             }
         }
@@ -88,7 +96,8 @@ fn nobody_can_tell_when_the_dead_were_swept() {
                 eager.now = lazy.now;
             }
             eager.table.execute(eager.now, &Command::Sweep { limit: ALL }).outcome.ok();
-            let command = story.command(&lazy, act);
+            // Whoever waits is told when what is in the way is found dead. That can be told apart.
+            let command = story.command(&lazy, &impatient(act));
             if let Some(command) = command.filter(|command| !matches!(command, Command::Sweep { .. })) {
                 let [late, early] =
                     [&mut lazy, &mut eager].map(|bench| bench.table.execute(bench.now, &command));
@@ -103,14 +112,26 @@ fn nobody_can_tell_when_the_dead_were_swept() {
     });
 }
 
+/// The same, and not waiting; what can do nothing else is left out.
+fn impatient(act: &Act) -> Act {
+    match act {
+        Act::Lock { who, what, ask, .. } => {
+            Act::Lock { who: *who, what: what.clone(), ask: *ask, patience: Patience::None }
+        }
+        Act::Await { .. } => Act::Wait(Duration::ZERO),
+        _ => act.clone(),
+    }
+}
+
 /// All that anybody can see, as text.
 fn answers(bench: &Bench, story: &Story) -> Vec<String> {
     let Bench { table, now } = bench;
     let mut answers = Vec::new();
     for ino in story.seen() {
-        let view = table
-            .view(*now, *ino)
-            .map(|view| (shown(view.attributes), view.path, view.session.map(remembered), view.deadline));
+        let view = table.view(*now, *ino).map(|view| {
+            let session = view.session.map(remembered);
+            (shown(view.attributes), view.path, session, view.deadline, view.grants)
+        });
         let entries = table.list(*now, *ino, None, ALL);
         let names = entries
             .map(|entries| entries.into_iter().map(|entry| (entry.cookie, entry.name)).collect::<Vec<_>>());
@@ -155,7 +176,9 @@ fn the_end_of_every_history_is_an_empty_table() {
                 bench.now = later(bench.now, *span);
             }
             if let Some(command) = story.command(&bench, act) {
-                story.hear(&bench.table.execute(bench.now, &command).outcome);
+                let step = bench.table.execute(bench.now, &command);
+                story.hear(&step.outcome);
+                story.hear_wakes(&step.wakes);
             }
         }
         let sweep = Command::Sweep { limit: ALL };
@@ -163,20 +186,15 @@ fn the_end_of_every_history_is_an_empty_table() {
         for command in [sweep.clone()].into_iter().chain(ends).chain([sweep]) {
             bench.table.execute(bench.now, &command).outcome.ok();
         }
-        for ino in story.seen() {
-            for _ in acts {
-                bench
-                    .table
-                    .execute(bench.now, &Command::Close { mount: MountId::from_u64(1), ino: *ino })
-                    .outcome
-                    .ok();
-            }
-        }
+        let mounts = (0..MOUNTS).map(mount_id).collect();
+        bench.table.execute(bench.now, &Command::Leave { mounts }).outcome.ok();
         let Shadow { records, sessions } = Shadow::of(&bench.table);
-        let directory = |record: &&lockfs::lock::Record| {
-            record.body.kind() == Kind::Directory && record.session.is_none()
+        let of_nobody = |record: &lockfs::lock::Record| {
+            record.session.is_none() && (record.body.kind() == Kind::Directory || record.is_advisory())
         };
-        ensure!(records.values().all(|record| directory(&record)), "something was left: {records:?}");
+        ensure!(records.values().all(of_nobody), "something was left: {records:?}");
+        ensure!(bench.table.mounts().is_empty(), "{:?}", bench.table.mounts());
+        ensure!(bench.table.counts().waits == 0, "{:?}", bench.table.counts());
         ensure!(sessions.is_empty(), "sessions were left: {sessions:?}");
         ensure!(bench.table.counts().locks as usize == records.len() - 1, "{:?}", bench.table.counts());
         let live = story.seen().iter().filter(|ino| bench.table.stat(bench.now, **ino).is_some());

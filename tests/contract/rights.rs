@@ -1,7 +1,7 @@
 //! The table of rights, read again: who may do what to a lock that exists. Written from the README's rows,
 //! and not from the code that it judges.
 
-use lockfs::lock::{Event, EventKind, Ino, Record, SessionId, SessionKind};
+use lockfs::lock::{Event, EventKind, Ino, Kind, Record, SessionId, SessionKind};
 use lockfs::table::{Caller, Command, Refusal, Spot, Step};
 
 use crate::search::Verdict;
@@ -22,13 +22,18 @@ enum Row {
     HeldByNobody {
         own: bool,
     },
+    /// What was locked by flock or fcntl: its modes decide, and the kernel has judged by them.
+    Advisory,
 }
 
 impl Row {
     fn of(caller: &Caller, record: &Record, state: &Shadow) -> Self {
         let own = caller.uid == record.uid || caller.uid == ROOT;
         let Some(holder) = &record.session else {
-            return Self::HeldByNobody { own };
+            return match record.body.kind() {
+                Kind::Directory => Self::HeldByNobody { own },
+                Kind::File | Kind::Symlink => Self::Advisory,
+            };
         };
         let session = &state.sessions[holder];
         let stolen_name =
@@ -48,12 +53,16 @@ impl Row {
     }
 
     fn may_change(self) -> bool {
-        matches!(self, Self::Holder | Self::SameLoginJobEnded | Self::HeldByNobody { .. })
+        matches!(self, Self::Holder | Self::SameLoginJobEnded | Self::HeldByNobody { .. } | Self::Advisory)
     }
 
     fn may_remove(self) -> bool {
         match self {
-            Self::Holder | Self::SameLoginJobEnded | Self::SameUidJobEnded | Self::RootOnAnothers => true,
+            Self::Holder
+            | Self::SameLoginJobEnded
+            | Self::SameUidJobEnded
+            | Self::RootOnAnothers
+            | Self::Advisory => true,
             Self::SameUidAlive | Self::OtherUid => false,
             Self::HeldByNobody { own } => own,
         }
@@ -140,7 +149,9 @@ impl Deed<'_> {
                 let record = &self.after.records[&self.after.paths()[&event.path]];
                 let is_new = !self.before.records.contains_key(&record.ino);
                 match self.command {
-                    Command::Acquire { .. } => ensure!(is_new, "something old was acquired"),
+                    Command::Acquire { .. } | Command::Await { .. } => {
+                        ensure!(is_new, "something old was acquired");
+                    }
                     Command::Link { .. } | Command::Rename { .. } => {
                         ensure!(!is_new, "something new was named")
                     }
@@ -168,7 +179,10 @@ impl Deed<'_> {
                 let spot = spot.ok_or("it was not asked for")?;
                 let row = self.row(ino).ok_or("nobody released it")?;
                 ensure!(row.may_remove(), "{row:?} must not");
-                ensure!(row == Row::Holder || !self.has_lost(spot), "{row:?} means the lock it lost");
+                ensure!(
+                    matches!(row, Row::Holder | Row::Advisory) || !self.has_lost(spot),
+                    "{row:?} means the lock it lost"
+                );
                 Ok(())
             }
             EventKind::Break => {
@@ -232,7 +246,10 @@ impl Deed<'_> {
         let forced = |event: &Event| matches!(event.kind, EventKind::Expire | EventKind::End);
         ensure!(self.step.events.iter().all(forced), "a refused step did something");
         for (ino, record) in &self.before.records {
-            let same = self.after.records.get(ino).is_none_or(|after| after == record);
+            // A refused call waits no longer, and may have been the last that used the file.
+            let seen = |after: &Record| if record.is_advisory() { after.seen } else { record.seen };
+            let unused = |after: &Record| Record { seen: seen(after), ..record.clone() };
+            let same = self.after.records.get(ino).is_none_or(|after| *after == unused(after));
             ensure!(same, "a refused step changed inode {ino}");
         }
         for (id, session) in &self.before.sessions {

@@ -4,14 +4,18 @@
 //! [`Command`] only when it is carried out. So a history stays meaningful when acts are taken out of it,
 //! and can be carried out on two stores whose numbers differ.
 
+use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::Duration;
 
 use lockfs::clock::{BootId, BootTime, Now, WallTime};
-use lockfs::lock::{Ino, Job, Login, MountId, Name, Origin, SessionId, SessionKind, Token, Ttl};
+use lockfs::lock::{
+    Claim, Ino, Job, Login, Mode, Mount, MountId, Name, Origin, Range, SessionId, SessionKind, Style, Token,
+    Ttl, WaitId,
+};
 use lockfs::table::{
     AttributeChange, Begin, Caller, Claimant, Command, Existing, LockTable, New, Opening, Outcome,
-    RenameMode, Reply, Spot,
+    RenameMode, Reply, Spot, Waiting,
 };
 
 pub(crate) const ROOT: u32 = 0;
@@ -57,11 +61,33 @@ pub(crate) fn by_path(mut caller: Caller) -> Caller {
     caller
 }
 
+/// How many mounts there are: the first is never given up, the others are when they were not heard of for long.
+pub(crate) const MOUNTS: usize = 3;
+
+/// The nth mount, counted from 0.
+pub(crate) fn mount_id(nth: usize) -> MountId {
+    MountId::from_u64(nth as u64 + 1)
+}
+
+/// The same, as its daemon tells of it.
+pub(crate) fn mount(nth: usize) -> Mount {
+    let ttl = [Ttl::Never, secs(6), secs(2)][nth];
+    let pid = u32::try_from(nth).expect("few mounts") + 100;
+    Mount {
+        id: mount_id(nth),
+        host: format!("dev{}", nth + 1),
+        pid,
+        start: 7,
+        boot: BootId::new("boot"),
+        ttl,
+    }
+}
+
 /// Who acts: two users and root; jobs of one login and of others; named sessions, also someone else's; one
-/// whose process nobody sees.
+/// whose process nobody sees. Neighbours are on different mounts.
 pub(crate) fn cast() -> Vec<Caller> {
     let named = SessionKind::Named;
-    vec![
+    let mut cast = vec![
         caller(ALICE, "dev1-1", job(1), Some("tty1"), secs(8)),
         caller(ALICE, "dev1-2", job(2), Some("tty1"), secs(8)),
         caller(ALICE, "dev1-3", job(3), Some("tty2"), secs(3)),
@@ -73,7 +99,11 @@ pub(crate) fn cast() -> Vec<Caller> {
         caller(BOB, "bobs", named, Some("tty3"), Ttl::Never),
         caller(ROOT, "dev1-5", job(5), Some("tty1"), Ttl::Never),
         caller(ALICE, "1000@dev1", SessionKind::Unseen, None, secs(8)),
-    ]
+    ];
+    for (nth, caller) in cast.iter_mut().enumerate() {
+        caller.mount = mount_id(nth % MOUNTS);
+    }
+    cast
 }
 
 /// The sessions that acts name: those of the cast, and one that only a migration makes.
@@ -81,6 +111,14 @@ pub(crate) const SESSIONS: [&str; 10] =
     ["dev1-1", "dev1-2", "dev1-3", "agent", "late", "dev1-4", "bobs", "dev1-5", "1000@dev1", "heir"];
 
 const NAMES: [&str; 3] = ["a", "b", "c.lock"];
+
+/// The names of everything here.
+pub(crate) fn names() -> [Name; 3] {
+    NAMES.map(name)
+}
+
+/// What fcntl locks are about, most often.
+const RANGES: [(u64, u64); 6] = [(0, 3), (4, 7), (2, 5), (0, u64::MAX), (5, 5), (8, u64::MAX)];
 
 /// An entry, as a user names it.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -136,7 +174,40 @@ pub(crate) enum Act {
         emptied: bool,
     },
     Close {
+        mount: usize,
         what: What,
+    },
+    Lock {
+        who: usize,
+        what: What,
+        ask: Ask,
+        patience: Patience,
+    },
+    Unlock {
+        mount: usize,
+        what: What,
+        ask: Ask,
+    },
+    Await {
+        who: usize,
+        at: Where,
+        patience: Patience,
+    },
+    /// Whoever was told first that its wait has an end asks again.
+    Come,
+    /// The nth last call that ever waited asks again, told or not.
+    Again {
+        nth: usize,
+    },
+    /// It waits no longer.
+    Withdraw {
+        nth: usize,
+    },
+    Attend {
+        mount: usize,
+    },
+    Leave {
+        mount: usize,
     },
     Write {
         who: usize,
@@ -209,6 +280,40 @@ pub(crate) enum Act {
     Reopen,
 }
 
+/// What is asked of an open file.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Ask {
+    pub(crate) style: Style,
+    pub(crate) mode: Mode,
+    /// Which of [`RANGES`]; flock(2) locks all.
+    pub(crate) range: usize,
+    pub(crate) key: u64,
+}
+
+impl Ask {
+    fn range(&self) -> Range {
+        let (first, last) = RANGES[self.range];
+        match self.style {
+            Style::Flock => Range::WHOLE,
+            Style::Fcntl => Range::new(first, last).expect("not backwards"),
+        }
+    }
+
+    fn claim(&self) -> Claim {
+        let Self { style, mode, key, .. } = *self;
+        Claim { style, mode, range: self.range(), key, pid: 7 }
+    }
+}
+
+/// Whether a call waits.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Patience {
+    None,
+    /// It waits, and others of its session could let go of something meanwhile.
+    InCompany,
+    Alone,
+}
+
 /// xorshift64*, from Vigna, "An experimental exploration of Marsaglia's xorshift generators, scrambled".
 #[derive(Debug)]
 pub(crate) struct Dice(u64);
@@ -261,6 +366,64 @@ impl Dice {
         (0..=self.below(3)).map(|_| self.below(SESSIONS.len())).collect()
     }
 
+    fn patience(&mut self) -> Patience {
+        self.pick(&[Patience::None, Patience::None, Patience::InCompany, Patience::Alone, Patience::Alone])
+    }
+
+    fn ask(&mut self) -> Ask {
+        Ask {
+            style: self.pick(&[Style::Flock, Style::Fcntl]),
+            mode: self.pick(&[Mode::Shared, Mode::Exclusive]),
+            range: self.below(RANGES.len()),
+            key: self.below(2) as u64,
+        }
+    }
+
+    /// One of few things, so that many want the same.
+    fn coveted(&mut self) -> Where {
+        match self.chance(5) {
+            true => self.place(),
+            false => Where::At(vec![self.below(2)]),
+        }
+    }
+
+    fn coveted_thing(&mut self) -> What {
+        match self.chance(6) {
+            true => self.thing(),
+            false => What::At(self.coveted()),
+        }
+    }
+
+    /// What is about advisory locks, and about waiting.
+    fn crowded_act(&mut self, who: usize) -> Act {
+        match self.below(40) {
+            0..=11 => {
+                let (ask, patience) = (self.ask(), self.patience());
+                Act::Lock { who, what: self.coveted_thing(), ask, patience }
+            }
+            12..=15 => Act::Unlock { mount: who % MOUNTS, what: self.coveted_thing(), ask: self.ask() },
+            16..=19 => Act::Await {
+                who,
+                at: self.coveted(),
+                patience: self.pick(&[Patience::InCompany, Patience::Alone]),
+            },
+            20..=24 => Act::Come,
+            25..=26 => Act::Again { nth: self.below(4) },
+            27 => Act::Withdraw { nth: self.below(4) },
+            28..=30 => Act::Attend { mount: who % MOUNTS },
+            31 => Act::Leave { mount: self.below(MOUNTS) },
+            32 => Act::Close { mount: who % MOUNTS, what: self.coveted_thing() },
+            33 => Act::Open { who, what: self.coveted_thing(), emptied: false },
+            34..=35 => Act::Unlink { who, at: self.coveted() },
+            36..=37 => {
+                let existing = self.pick(&[Existing::Refuse, Existing::Open]);
+                Act::Make { who, at: self.coveted(), new: 4, existing }
+            }
+            38 => Act::Sweep { limit: 100 },
+            _ => Act::Wait(Duration::from_millis(self.pick(&[10, 500, 1_000, 2_100, 7_000]))),
+        }
+    }
+
     fn act(&mut self, who: usize) -> Act {
         let existing =
             self.pick(&[Existing::Refuse, Existing::Refuse, Existing::Open, Existing::OpenEmptied]);
@@ -284,7 +447,7 @@ impl Dice {
                 Act::Rename { who, from: self.place(), to: self.place(), mode, heir }
             }
             37..=38 => Act::Open { who, what: self.thing(), emptied: self.chance(3) },
-            39 => Act::Close { what: self.thing() },
+            39 => Act::Close { mount: who % MOUNTS, what: self.thing() },
             40..=42 => {
                 let offset = self.pick(&[None, Some(0), Some(3), Some(65_530), Some(1 << 40)]);
                 Act::Write { who, what: self.thing(), offset, length: self.below(9) }
@@ -313,21 +476,30 @@ impl Dice {
         }
     }
 
-    /// A history of `length` acts. Each has a few persons only, so that they meet.
+    /// A history of `length` acts. Each has a few persons only, so that they meet. In every other one they want the
+    /// same few things, and wait for them.
     pub(crate) fn history(&mut self, length: usize) -> Vec<Act> {
         let people = cast().len();
         let crowd: Vec<usize> = (0..2 + self.below(3)).map(|_| self.below(people)).collect();
-        (0..length)
-            .map(|_| {
-                let who = self.pick(&crowd);
-                self.act(who)
-            })
-            .collect()
+        let crowded = self.chance(2).then_some(4);
+        let mut acts = Vec::with_capacity(length);
+        if crowded.is_some() {
+            acts.extend((0..MOUNTS).map(|mount| Act::Attend { mount }));
+        }
+        while acts.len() < length {
+            let who = self.pick(&crowd);
+            acts.push(match crowded {
+                Some(parts) if !self.chance(parts) => self.crowded_act(who),
+                _ => self.act(who),
+            });
+        }
+        acts
     }
 }
 
 /// Where acts are carried out: what they need to know of a table or a store.
 pub(crate) trait Stand {
+    fn now(&self) -> Now;
     fn lookup(&self, spot: &Spot) -> Option<Ino>;
     fn token(&self, ino: Ino) -> Option<Token>;
 }
@@ -351,6 +523,10 @@ impl Bench {
 }
 
 impl Stand for Bench {
+    fn now(&self) -> Now {
+        self.now
+    }
+
     fn lookup(&self, spot: &Spot) -> Option<Ino> {
         self.table.lookup(self.now, spot).map(|attributes| attributes.ino)
     }
@@ -369,11 +545,22 @@ pub(crate) fn name(text: &str) -> Name {
 pub(crate) struct Story {
     cast: Vec<Caller>,
     seen: Vec<Ino>,
+    /// The calls that may wait: each is told apart by its place.
+    calls: Vec<Command>,
+    told: VecDeque<WaitId>,
+    /// Until when the mounts have a lease, as far as they took one.
+    leases: [Option<BootTime>; MOUNTS],
 }
 
 impl Story {
     pub(crate) fn new() -> Self {
-        Self { cast: cast(), seen: vec![Ino::ROOT] }
+        Self {
+            cast: cast(),
+            seen: vec![Ino::ROOT],
+            calls: Vec::new(),
+            told: VecDeque::new(),
+            leases: [None; MOUNTS],
+        }
     }
 
     /// Everything seen, oldest first.
@@ -388,6 +575,53 @@ impl Story {
         {
             self.seen.push(attributes.ino);
         }
+    }
+
+    /// Takes note of who was told to ask again.
+    pub(crate) fn hear_wakes(&mut self, wakes: &[WaitId]) {
+        self.told.extend(wakes);
+    }
+
+    /// The store was opened again: nobody waits any more, and no mount has a lease.
+    pub(crate) fn forget_mounts(&mut self) {
+        self.calls.clear();
+        self.told.clear();
+        self.leases = [None; MOUNTS];
+    }
+
+    /// Whether a mount would open something though its lease has run out. A daemon begins it anew first; what is
+    /// opened before that goes then, or when somebody sweeps.
+    fn opens_unattended(&self, now: Now, command: &Command) -> bool {
+        let (Command::Acquire { caller, new: New::File(Opening::Opened), .. } | Command::Open { caller, .. }) =
+            command
+        else {
+            return false;
+        };
+        let lease = (0..MOUNTS).find(|nth| mount_id(*nth) == caller.mount).and_then(|nth| self.leases[nth]);
+        lease.is_some_and(|end| end <= now.boot)
+    }
+
+    fn note_lease(&mut self, now: Now, act: &Act) {
+        match act {
+            Act::Attend { mount: nth } => {
+                self.leases[*nth] = mount(*nth).ttl.span().map(|span| now.boot + span);
+            }
+            Act::Leave { mount } => self.leases[*mount] = None,
+            _ => {}
+        }
+    }
+
+    fn patience(&self, patience: Patience) -> Option<Waiting> {
+        let request = self.calls.len() as u64;
+        match patience {
+            Patience::None => None,
+            Patience::InCompany => Some(Waiting { request, alone: false }),
+            Patience::Alone => Some(Waiting { request, alone: true }),
+        }
+    }
+
+    fn call(&self, nth: usize) -> Option<&Command> {
+        self.calls.iter().nth_back(nth)
     }
 
     fn spot(&self, stand: &impl Stand, place: &Where) -> Spot {
@@ -415,13 +649,29 @@ impl Story {
     }
 
     /// The command that `act` is on this stand; `None` for what is no command.
-    pub(crate) fn command(&self, stand: &impl Stand, act: &Act) -> Option<Command> {
+    pub(crate) fn command(&mut self, stand: &impl Stand, act: &Act) -> Option<Command> {
+        if *act == Act::Come {
+            let told = self.told.pop_front()?;
+            return self.calls.iter().find(|call| wait_id(call) == Some(told)).cloned();
+        }
+        let command = self.command_of(stand, act)?;
+        if self.opens_unattended(stand.now(), &command) {
+            return None;
+        }
+        self.note_lease(stand.now(), act);
+        if wait_id(&command).is_some() && !self.calls.contains(&command) {
+            self.calls.push(command.clone());
+        }
+        Some(command)
+    }
+
+    fn command_of(&self, stand: &impl Stand, act: &Act) -> Option<Command> {
         let by = |who: &usize| self.cast[*who].clone();
         let spot = |place: &Where| self.spot(stand, place);
         let ino = |what: &What| self.ino(stand, what);
         let id = |session: &usize| session_id(SESSIONS[*session]);
         Some(match act {
-            Act::Wait(_) | Act::Reopen => return None,
+            Act::Wait(_) | Act::Reopen | Act::Come => return None,
             Act::Make { who, at, new, existing } => {
                 let new = match new {
                     0..=1 => New::Directory,
@@ -445,7 +695,23 @@ impl Story {
             Act::Open { who, what, emptied } => {
                 Command::Open { caller: by(who), ino: ino(what), emptied: *emptied }
             }
-            Act::Close { what } => Command::Close { mount: MountId::from_u64(1), ino: ino(what) },
+            Act::Close { mount, what } => Command::Close { mount: mount_id(*mount), ino: ino(what) },
+            Act::Lock { who, what, ask, patience } => {
+                let (claim, waiting) = (ask.claim(), self.patience(*patience));
+                Command::Lock { caller: by(who), ino: ino(what), claim, waiting }
+            }
+            Act::Unlock { mount, what, ask } => {
+                let (mount, range) = (mount_id(*mount), ask.range());
+                Command::Unlock { mount, ino: ino(what), style: ask.style, key: ask.key, range }
+            }
+            Act::Await { who, at, patience } => {
+                let waiting = self.patience(*patience)?;
+                Command::Await { caller: by(who), spot: spot(at), mode: 0o644, waiting }
+            }
+            Act::Again { nth } => self.call(*nth)?.clone(),
+            Act::Withdraw { nth } => Command::Withdraw { id: wait_id(self.call(*nth)?)? },
+            Act::Attend { mount: nth } => Command::Attend { mount: mount(*nth) },
+            Act::Leave { mount } => Command::Leave { mounts: vec![mount_id(*mount)] },
             Act::Write { who, what, offset, length } => {
                 let data = vec![b'x'; *length];
                 Command::Write { caller: by(who), ino: ino(what), offset: *offset, data }
@@ -488,4 +754,14 @@ impl Story {
             Act::Sweep { limit } => Command::Sweep { limit: *limit },
         })
     }
+}
+
+/// The call that a command is, where it may wait.
+pub(crate) fn wait_id(command: &Command) -> Option<WaitId> {
+    let (caller, waiting) = match command {
+        Command::Lock { caller, waiting, .. } => (caller, (*waiting)?),
+        Command::Await { caller, waiting, .. } => (caller, *waiting),
+        _ => return None,
+    };
+    Some(WaitId { mount: caller.mount, request: waiting.request })
 }

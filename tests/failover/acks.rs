@@ -16,7 +16,7 @@ use crate::world::{Plan, caller, session_id};
 const SHORT: Duration = Duration::from_millis(800);
 
 /// A primary, and so many replicas that have all of it.
-fn replicated(replicas: usize) -> (RedisServer, Vec<RedisServer>) {
+pub(crate) fn replicated(replicas: usize) -> (RedisServer, Vec<RedisServer>) {
     let primary = RedisServer::start();
     let line = format!("replicaof {} {}", primary.address(), primary.port());
     let replicas: Vec<_> = (0..replicas).map(|_| RedisServer::options().config(&line).start()).collect();

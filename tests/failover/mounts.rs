@@ -3,8 +3,12 @@
 use std::fs::{self, File};
 use std::io;
 use std::os::unix::fs::MetadataExt;
+use std::os::unix::process::ExitStatusExt;
+use std::path::Path;
+use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
+use crate::acks::replicated;
 use crate::common::{Tree, errno};
 use crate::servers::net::Net;
 use crate::servers::redis::RedisServer;
@@ -70,4 +74,43 @@ fn a_program_does_not_hang_at_a_stopped_server_nor_get_a_lock_later() {
     server.resume();
     eventually("the mount goes on", || File::create_new(tree.path("after")).is_ok());
     assert_eq!(names(&tree).unwrap(), ["kept", "after"]);
+}
+
+/// Kills a shell that runs `script` while the store has granted what it makes, and waits for a replica to have it.
+fn kill_while_it_waits(tree: &Tree, replica: &mut RedisServer, primary: &Tree, name: &str, script: &str) {
+    replica.pause();
+    let mut shell = Command::new("bash");
+    shell.args(["-c", script]).env("LOCK", tree.path(name));
+    let mut child = shell.stdout(Stdio::null()).spawn().unwrap();
+    eventually("the primary has it", || primary.path(name).symlink_metadata().is_ok());
+    child.kill().unwrap();
+    replica.resume();
+    assert_eq!(child.wait().unwrap().signal(), Some(libc::SIGKILL), "{script}");
+    eventually("it is undone", || primary.path(name).symlink_metadata().is_err());
+    let is_there = |path: &Path| path.symlink_metadata().is_ok();
+    assert!(!is_there(&tree.path(name)), "{script}");
+}
+
+/// Bug: a program that was killed in an acquire which waited for a slow store left the lock behind.
+#[test]
+fn who_is_killed_in_an_acquire_gets_no_lock() {
+    let (primary, mut replicas) = replicated(1);
+    let mount = |acks, host: &str| {
+        let arguments =
+            ["--backend", "redis", "--redis-url", &primary.url(), "--acks", acks, "--host-id", host];
+        Tree::with(&arguments)
+    };
+    let (tree, other) = (mount("1", "a"), mount("0", "b"));
+    for (name, script) in [
+        ("o_excl", r#"exec perl -e 'use Fcntl; sysopen(my $f, $ENV{LOCK}, O_CREAT|O_EXCL|O_WRONLY)'"#),
+        ("touched", r#"exec touch "$LOCK""#),
+        ("made", r#"exec mkdir "$LOCK""#),
+        ("symlink", r#"exec ln -s target "$LOCK""#),
+        ("node", r#"exec python3 -c 'import os; os.mknod(os.environ["LOCK"])'"#),
+    ] {
+        kill_while_it_waits(&tree, &mut replicas[0], &other, name, script);
+    }
+    // It is the killed one's alone: what went well stays.
+    File::create_new(tree.path("after")).unwrap();
+    assert!(other.path("after").exists());
 }
