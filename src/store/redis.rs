@@ -19,6 +19,13 @@
 //! | `hosts`, `seen` | hash, sorted set | hosts: which daemon it is, when it was last heard of |
 //! | `recover` | set | hosts that still have to say what they hold |
 //! | `past` | sorted set | of each epoch before this one the last token that this data knows of; a thousand |
+//! | `mounts` | hash | mounts and their leases |
+//! | `f:INO` | hash | what each mount has of an object: whether it is open there, and its advisory locks |
+//! | `m:MOUNT` | sorted set | of what a mount has something, and for what it waits |
+//! | `u:MOUNT` | stream | what a mount is to hear: wakes |
+//! | `w:SUBJECT` | sorted set | who waits for a lock on an object or for a name, in their order |
+//! | `waits`, `k:ID` | hash, set | who waits, of all; of a session |
+//! | `r` | sorted set | until when something is reserved for whom |
 //! | `q:DAEMON` | hash | the last answer to each request under way |
 //!
 //! No key of locks has an expiry of the server's: a part that goes by itself would tear the tree, and servers
@@ -361,7 +368,9 @@ impl LockStore for RedisStore {
         Reader::new(&seen.text).mounts().map_err(unreadable)
     }
 
-    fn end_wakes(&self) {}
+    fn end_wakes(&self) {
+        self.waker.end(&self.requests);
+    }
 
     fn await_wakes(&self, limit: Duration) -> Result<Wakes, StoreError> {
         let (wakes, advisory) = self.waker.await_wakes(&self.requests, limit)?;

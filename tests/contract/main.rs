@@ -225,6 +225,7 @@ macro_rules! contract {
                     all_that_a_lapsed_mount_had_is_gone
                     all_that_a_mount_had_is_gone_when_it_leaves
                     a_lapsed_mount_used_a_file_until_its_lease_ran_out
+                    the_end_of_a_short_lease_counts
                     a_lapsed_mount_waited_until_its_lease_ran_out
                     a_lapsed_mount_hides_no_later_use
                     what_has_no_name_is_nobodys_once_it_was_locked

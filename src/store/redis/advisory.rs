@@ -219,7 +219,10 @@ impl RedisStore {
                 self.let_go(vec![b"withdraw".to_vec(), mount_bytes(id.mount), request])
             }
             Command::Attend { mount } => {
-                let args = [b"attend".to_vec(), mount_bytes(mount.id), codec::lease(mount)];
+                let now = self.requests.now();
+                let must_be_there = self.copies(|copies| copies.is_attended(mount.id, now));
+                let state: &[u8] = if must_be_there { b"there" } else { b"" };
+                let args = [b"attend".to_vec(), mount_bytes(mount.id), codec::lease(mount), state.to_vec()];
                 let borrowed: Vec<&[u8]> = args.iter().map(Vec::as_slice).collect();
                 let answer = self.requests.step(Script::Share, &borrowed, Gives::Nothing)?;
                 let outcome = self.take(&answer, Learn::Known)?;

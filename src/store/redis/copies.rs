@@ -10,7 +10,7 @@ use std::collections::{BTreeMap, HashMap, HashSet, VecDeque};
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::codec::{Changed, Malformed, Stored};
+use super::codec::{self, Changed, Malformed, Stored};
 use super::opens::Opens;
 use super::orphan::Orphan;
 use crate::clock::{BootTime, Now};
@@ -138,6 +138,17 @@ impl Copies {
         }
     }
 
+    /// Of how many files a mount has less, after a step, than it had.
+    pub(super) fn count_lost(&self, changes: &[Changed]) -> usize {
+        let is_less = |change: &&Changed| match change {
+            Changed::Share(ino, mount, share) => {
+                self.shares.get(&(*ino, *mount)).is_some_and(|had| had.len() > share.len())
+            }
+            _ => false,
+        };
+        changes.iter().filter(is_less).count()
+    }
+
     fn has_shares(&self, ino: Ino) -> bool {
         let (first, last) = (MountId::from_u64(0), MountId::from_u64(u64::MAX));
         self.shares.range((ino, first)..=(ino, last)).next().is_some()
@@ -155,6 +166,13 @@ impl Copies {
     /// Notes that the lease of a mount was begun or renewed.
     pub(super) fn attended(&mut self, mount: &Mount, now: Now) {
         self.leases.insert(mount.id, (mount.clone(), now));
+    }
+
+    /// Whether the lease of a mount of this host has not run out, whatever the clocks say to a quarter of it.
+    pub(super) fn is_attended(&self, mount: MountId, now: Now) -> bool {
+        self.leases.get(&mount).is_some_and(|(mount, seen)| {
+            mount.ttl.span().is_none_or(|span| now.boot < seen.boot + span * 3 / 4)
+        })
     }
 
     /// Notes what was found when it was opened: of a file that nobody holds whoever uses it must be able to say it.
@@ -360,6 +378,13 @@ impl Copies {
         for ino in self.objects.keys() {
             self.claim(*ino, &mut told, &mut claims);
         }
+        for (id, (mount, _)) in self.leases.iter().filter(|(id, _)| self.is_attended(**id, now)) {
+            claims.push([b"m".to_vec(), id.as_u64().to_be_bytes().into(), codec::lease(mount), Vec::new()]);
+        }
+        for ((ino, mount), share) in self.shares.iter().filter(|((_, id), _)| self.is_attended(*id, now)) {
+            let share = [&mount.as_u64().to_be_bytes(), share.as_ref()].concat();
+            claims.push([b"f".to_vec(), ino.as_u64().to_be_bytes().into(), share, Vec::new()]);
+        }
         claims
     }
 
@@ -373,7 +398,7 @@ impl Copies {
             }
             let copy = self.objects.get(&ino).cloned();
             let copy = copy.or_else(|| Some(Copy { record: self.ways.get(&ino)?.clone(), note: [].into() }));
-            let Some(copy) = copy.filter(|copy| !copy.record.is_empty()) else {
+            let Some(copy) = copy.filter(|copy| !copy.record.is_empty() && !copy.is_nameless()) else {
                 continue;
             };
             ahead.extend(copy.parents());
@@ -390,6 +415,12 @@ impl Copy {
     /// Who holds it.
     fn holder(&self) -> Option<SessionId> {
         Stored::parse(Ino::ROOT, &self.record).ok()?.record().session.clone()
+    }
+
+    /// Whether it is a file without a name: what its mounts do not keep alive is gone.
+    fn is_nameless(&self) -> bool {
+        let stored = Stored::parse(Ino::ROOT, &self.record);
+        stored.is_ok_and(|stored| stored.record().places.is_empty())
     }
 
     /// Whether it is a file that nobody holds.

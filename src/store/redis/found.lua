@@ -30,7 +30,7 @@ step('found', function()
   for _, ino in ipairs(call('HKEYS', P .. 'o')) do
     call('UNLINK', P .. 'd:' .. ino, P .. 'l:' .. ino, P .. 'f:' .. ino, P .. 'w:o' .. ino)
   end
-  queues.clear()
+  queues.clear(false)
   for _, id in ipairs(call('HKEYS', P .. 's')) do
     call('UNLINK', P .. 'h:' .. id, P .. 'lost:' .. id)
   end

@@ -16,7 +16,8 @@ local function break_lock(c, o, token)
 end
 
 local function transfer(c, o, heir)
-  if #o.places == 0 then return refused(WHY.INVALID) end
+  -- What is advisory is nobody's, and what has no name can't be held.
+  if #o.places == 0 or is_advisory(o) then return refused(WHY.INVALID) end
   local _, refusal = own_session(c, heir)
   if refusal then return refused(refusal) end
   local how

@@ -383,6 +383,10 @@ impl Keeper {
                 log::warn!("redis had lost what this host holds, and has it again locks={back}");
             }
             let changes = reader.changes().map_err(unreadable)?;
+            let lost = self.copies(|copies| copies.count_lost(&changes));
+            if lost > 0 {
+                log::warn!("advisory locks were lost with the data of redis files={lost}");
+            }
             self.copies(|copies| copies.learn(&changes, answer.now, Learn::All)).map_err(unreadable)?;
             if others.is_empty() {
                 return Ok(());

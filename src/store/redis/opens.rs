@@ -172,8 +172,8 @@ mod tests {
         let number = opens.begin_acquire();
         opens.begin_open(INO, MOUNT);
         opens.close(INO, MOUNT);
-        assert_eq!(opens.end_acquire(Some((INO, MOUNT, number))), true);
+        assert!(opens.end_acquire(Some((INO, MOUNT, number))));
         let number = opens.begin_acquire();
-        assert_eq!(opens.end_acquire(Some((INO, MOUNT, number))), false);
+        assert!(!opens.end_acquire(Some((INO, MOUNT, number))));
     }
 }

@@ -37,6 +37,7 @@ impl Orphan {
         let epoch = record.token.epoch().max(Token::from_u64(ino.as_u64()).epoch()).saturating_add(1);
         let holder = record.session.clone();
         let (uid, gid) = (record.uid, record.gid);
+        let seen = Now { boot: record.seen, ..now };
         let by = |id: SessionId, mount: MountId| Caller {
             uid,
             gid,
@@ -66,18 +67,23 @@ impl Orphan {
         for (mount, seen) in leases.values() {
             table.execute(*seen, &Command::Attend { mount: mount.clone() }).outcome.ok();
         }
-        let mut carry_out = |command: &Command| {
+        let carry_out = |table: &mut LockTable, now, command: &Command| {
             let outcome = table.execute(now, command).outcome;
             outcome.map_err(|refusal| Malformed::of_refusal(&refusal))
         };
         for (mount, count) in opens {
             let open = Command::Open { caller: caller(*mount), ino, emptied: false };
             for _ in 0..*count {
-                carry_out(&open)?;
+                // When it was alive for certain: by now it may be so for those only who have it open.
+                carry_out(&mut table, seen, &open)?;
             }
         }
         let spot = Spot { parent: Ino::ROOT, name };
-        carry_out(&Command::Unlink { caller: caller(MountId::from_u64(0)), spot })?;
+        let unlink = Command::Unlink { caller: caller(MountId::from_u64(0)), spot };
+        if table.stat(now, ino).is_none() {
+            return Ok(None);
+        }
+        carry_out(&mut table, now, &unlink)?;
         let orphan = Self { table, ino, waits: HashSet::new() };
         Ok(orphan.is_there().then_some(orphan))
     }

@@ -3,15 +3,15 @@
 -- ARGV[6]  'attend', 'leave', 'register', 'close', 'unlock' or 'withdraw'
 -- ARGV[7]  the mount, and so on
 -- ARGV[8]  its lease; of what it opens or closes the object, of which it lets go the file; the request that waits
--- ARGV[9]  of what it opens or closes the number; what it lets go of, as `codec.rs` writes a claim
+-- ARGV[9]  'there' where the lease must be there; of what it opens or closes the number; what it lets go of, as `codec.rs` writes a claim
 -- ARGV[10] of what requests that lock were granted up to this number
 -- ARGV[11] and from this on
 -- Returns  as `law/step.lua` says: with 'attend' whether the lease was there, else nothing more
 
 local acts = {}
 
-function acts.attend(id, text)
-  return count(mounts.attend(id, text))
+function acts.attend(id, text, state)
+  return count(mounts.attend(id, text, state == 'there'))
 end
 
 function acts.leave()

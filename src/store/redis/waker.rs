@@ -82,12 +82,11 @@ impl Waker {
     pub(super) fn attend(&self, requests: &Requests, mount: MountId, was_there: bool) {
         {
             let mut pending = self.pending();
-            let is_known = pending.read.contains_key(&mount);
-            if is_known && was_there {
+            if was_there && pending.read.contains_key(&mount) {
                 return;
             }
-            // A lease that begins begins with nothing to hear, unless one ran out before.
-            pending.all |= is_known || was_there;
+            // A lease that begins begins with nothing to hear.
+            pending.all |= was_there;
             pending.read.insert(mount, "0-0".to_owned());
         }
         self.stir(requests);
@@ -155,14 +154,11 @@ impl Waker {
         };
         let (wakes, all) = {
             let mut pending = self.pending();
-            if pending.is_ended {
-                return Err(StoreError::Unavailable("lockfs is ending".to_owned()));
-            }
             (std::mem::take(&mut pending.wakes), std::mem::take(&mut pending.all))
         };
         let told = match heard {
             Ok(told) => told,
-            Err(error) if wakes.is_empty() && !all => return Err(error),
+            Err(error) if wakes.is_empty() && !all && !self.pending().is_ended => return Err(error),
             Err(_) => Vec::new(),
         };
         let (mut heard, mut files) = (Vec::new(), Vec::new());
@@ -274,8 +270,11 @@ impl Waker {
     }
 }
 
+/// An entry of a stream: its number, and what it says.
+type Entry<'a> = (String, &'a [u8]);
+
 /// The mount whose stream it is, and its entries: of each the number and what it says.
-fn read_stream<'a>(requests: &Requests, stream: &'a Value) -> Option<(MountId, Vec<(String, &'a [u8])>)> {
+fn read_stream<'a>(requests: &Requests, stream: &'a Value) -> Option<(MountId, Vec<Entry<'a>>)> {
     let Value::Array(parts) = stream else { return None };
     let [Value::BulkString(key), Value::Array(entries)] = parts.as_slice() else { return None };
     let mount = key.strip_prefix(requests.key("u:").as_slice())?;

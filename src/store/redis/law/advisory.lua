@@ -359,6 +359,54 @@ local function take_away(o, mount, claim, from, upto)
   queues.stir('o' .. o.ino)
 end
 
+-- Said again -------------------------------------------------------------------------------------------------
+
+function mounts.read(id, text)
+  return read_record(P .. 'mounts', id, text, parse_lease)
+end
+
+-- Forgets what a mount has of an object, until it says so again, or `tidy_all` finds that it has not.
+function shares.empty(o, mount)
+  local share = shares.of(o).by[mount]
+  if share then
+    share.opens, share.grants = 0, {}
+    touch(o.ino, mount)
+  end
+end
+
+-- What a mount has of an object, as `text` says; returns those grants that others have by now.
+function shares.say(o, mount, text)
+  local said, lost_grants = read_record(P .. 'f:' .. o.ino, mount, text, parse_share), {}
+  local share = shares.change(o, mount)
+  share.opens, share.grants = said.opens, {}
+  for _, g in ipairs(said.grants) do
+    local is_lost = false
+    for _, other in ipairs(shares.grants(o)) do is_lost = is_lost or shares.conflicts(other, mount, g) end
+    if is_lost then
+      lost_grants[#lost_grants + 1] = g
+    else
+      share.grants[#share.grants + 1] = g
+    end
+  end
+  return lost_grants
+end
+
+-- A host has said all: what its mounts did not say they have they have no more.
+function shares.tidy_all(host)
+  for _, id in ipairs(mounts.all()) do
+    if mounts.of(id).host == host then
+      for _, member in ipairs(call('ZRANGEBYLEX', P .. 'm:' .. id, '[f', '(g')) do
+        local ino = string.sub(member, 2)
+        local o = object(ino)
+        if o then
+          tidy_share(o, id)
+          queues.stir('o' .. ino)
+        end
+      end
+    end
+  end
+end
+
 -- Commands ----------------------------------------------------------------------------------------------------
 
 -- Makes sure that the caller's mount has a lease, and notes that it is there; or says why not.
@@ -474,8 +522,9 @@ function mounts.leave(id)
   removed[#removed + 1] = 'l' .. id
 end
 
--- Begins or renews the lease that `text` says; whether it was there.
-function mounts.attend(id, text)
+-- Begins or renews the lease that `text` says; whether it was there. Where it must be, it did not go by itself.
+function mounts.attend(id, text, must_be_there)
+  if must_be_there and not mounts.of(id) then miss(P .. 'mounts', id) end
   local l = read_record(P .. 'mounts', id, text, parse_lease)
   local before = mounts.of(id)
   local was_there = before and mounts.lives(id)

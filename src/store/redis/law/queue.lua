@@ -356,8 +356,8 @@ function queues.settle()
   local count = 0
   for _, subject in ipairs(queues.stirred) do
     for _, id in ipairs(who_could_go(subject)) do
-      local w = queues.waiter(id)
-      if w and w.reserved == 0 then
+      local w = queues.waiter(id) or miss(P .. 'waits', id)
+      if w.reserved == 0 then
         w.reserved = NOW + RESERVED
         dirty.waits[id] = true
         later('ZADD', P .. 'r', w.reserved, id)
@@ -434,14 +434,24 @@ function queues.at(parent, name)
   return all
 end
 
--- Forgets all that wait, and all mounts: of a namespace that lost its head, or of queues of which a part went.
-function queues.clear()
-  meta = meta or {waits = 1}
+-- Forgets all that wait: of a namespace that lost its head, or of queues of which a part went. Whoever waits asks
+-- again. Where no head is left the mounts go, too.
+function queues.clear(has_head)
+  meta = meta or {}
+  meta.waits = 1
   for _, id in ipairs(call('HKEYS', P .. 'waits')) do
     local is_read, w = pcall(queues.waiter, id)
     if is_read and w then call('UNLINK', P .. 'w:' .. w.subject, P .. 'k:' .. w.session) end
   end
-  for _, id in ipairs(call('HKEYS', P .. 'mounts')) do call('UNLINK', P .. 'm:' .. id, P .. 'u:' .. id) end
-  call('UNLINK', P .. 'waits', P .. 'r', P .. 'mounts')
+  for _, id in ipairs(call('HKEYS', P .. 'mounts')) do
+    if has_head then
+      for _, member in ipairs(call('ZRANGEBYLEX', P .. 'm:' .. id, '[w', '(x')) do call('ZREM', P .. 'm:' .. id, member) end
+    else
+      call('UNLINK', P .. 'm:' .. id, P .. 'u:' .. id)
+    end
+  end
+  call('UNLINK', P .. 'waits', P .. 'r')
+  if not has_head then call('UNLINK', P .. 'mounts') end
+  meta.waits = 0
   queues.known, queues.lines, mounts.known = {}, {}, {}
 end
