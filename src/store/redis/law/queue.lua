@@ -168,8 +168,9 @@ local function begin_search()
   return {ahead = {}, lines = {}}
 end
 
--- Adds the sessions that must let go of something before `claim` can be granted.
-local function add_those_in_the_way(search, subject, mount, claim, place)
+-- Adds the sessions that must let go of something before `claim` can be granted to the session `alone`, or to another
+-- that it may wait for.
+local function add_those_in_the_way(search, subject, mount, claim, place, alone)
   local line = search.lines[subject]
   if not line then
     line = {grants = {}, waiters = {}}
@@ -201,7 +202,8 @@ local function add_those_in_the_way(search, subject, mount, claim, place)
     is_before = is_before and (not place or less(w.ticket, place))
     if is_before and shares.conflicts(w, mount, claim) then
       local waiter = queues.waiter(w.mount .. w.request)
-      if waiter then search.ahead[#search.ahead + 1] = waiter.session end
+      -- A session that is alone waits once: what else waits for it was interrupted, and is about to go.
+      if waiter and waiter.session ~= alone then search.ahead[#search.ahead + 1] = waiter.session end
     else
       kept[#kept + 1] = w
     end
@@ -212,7 +214,7 @@ end
 -- Whether whoever is in the way waits, by and by, for `id`: each of them with nobody else who could let go of anything.
 local function closes_a_cycle(id, subject, mount, claim, place)
   local search, seen = begin_search(), {}
-  add_those_in_the_way(search, subject, mount, claim, place)
+  add_those_in_the_way(search, subject, mount, claim, place, id)
   while #search.ahead > 0 do
     local next_one = table.remove(search.ahead)
     if next_one == id then return true end
@@ -222,7 +224,7 @@ local function closes_a_cycle(id, subject, mount, claim, place)
         local w = queues.waiter(wait)
         if w and w.alone == 1 and mounts.lives(queues.mount_of(w.head)) then
           local head = parse_head(w.head)
-          add_those_in_the_way(search, w.subject, head.mount, head, head.ticket)
+          add_those_in_the_way(search, w.subject, head.mount, head, head.ticket, id)
         end
       end
     end
