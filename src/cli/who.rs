@@ -119,8 +119,21 @@ fn sessions(mount: &Mount) -> Result<Parties, Failure> {
     Ok(parties)
 }
 
+/// Who holds a lock, since when and for how long. A named session is who holds; the process that acquired, as a hook, may
+/// be long gone.
+pub(super) fn described(facts: &Facts) -> String {
+    let Some(session) = facts.get("session").filter(|_| facts.grants().is_empty()) else {
+        return facts.sentence();
+    };
+    if is_a_jobs(session, facts.get("host").unwrap_or_default()) {
+        return facts.sentence();
+    }
+    let owner = facts.get("owner").unwrap_or("nobody");
+    facts.sentence().replacen(&facts.holder(), &escaped(format!("{owner}, session {session},")), 1)
+}
+
 /// Whether a session was begun by nobody, but is that of a job: `<host>-<pgid>-<tag>`.
-fn is_a_jobs(session: &str, host: &str) -> bool {
+pub(super) fn is_a_jobs(session: &str, host: &str) -> bool {
     let rest = session.strip_prefix(host).and_then(|rest| rest.strip_prefix('-'));
     let number = rest.and_then(|rest| rest.split_once('-')).map(|(number, _tag)| number);
     number.is_some_and(|number| !number.is_empty() && number.bytes().all(|byte| byte.is_ascii_digit()))

@@ -9,8 +9,9 @@ use clap::Args;
 use super::facts::{Facts, TtlLeft, is_gone};
 use super::json::Object;
 use super::mounts::{Place, shown};
-use super::out::{print, span};
+use super::out::print;
 use super::path::meant;
+use super::who::{described, is_a_jobs};
 use super::{Exit, Failure, Outcome};
 
 /// Explain why a lock can't be had, and what to do
@@ -99,7 +100,7 @@ impl Case {
     fn sentence(&self) -> String {
         let name = shown(self.place.lock());
         match (&self.facts, &self.hindrance) {
-            (Some(facts), _) => format!("{name} is {}", facts.sentence()),
+            (Some(facts), _) => format!("{name} is {}", described(facts)),
             (None, Some(hindrance)) => format!("{name} is free, but {hindrance}"),
             (None, None) if !self.waiters.is_empty() => {
                 format!("{name} is free, and kept for a moment for the first who waits")
@@ -119,19 +120,20 @@ impl Case {
         if facts.get("state") == Some("free") {
             return endings;
         }
-        let session = facts.get("session").unwrap_or("its session");
-        let holder = facts.holder();
-        endings.push(format!("{holder} removes it"));
-        endings.push(format!("session {session} ends: its job, or rmdir .sessions/{session}"));
-        match facts.ttl() {
-            TtlLeft::Seconds(left) if facts.get("state") == Some("ended") => {
-                endings.push(format!("{} pass: nobody renews it any more", span(left)));
+        let session = facts.get("session").unwrap_or_default();
+        let is_job = is_a_jobs(session, facts.get("host").unwrap_or_default());
+        let ttl = facts.get("ttl").filter(|_| matches!(facts.ttl(), TtlLeft::Seconds(_)));
+        endings.push("its holder removes it".to_owned());
+        match (is_job, ttl) {
+            (true, Some(_)) if facts.get("state") == Some("ended") => {
+                endings.push("it expires: its job has ended, and nobody renews it any more".to_owned());
             }
-            TtlLeft::Seconds(left) => endings.push(format!(
-                "{} pass and nobody has renewed it: its job has ended, or nobody touches its session",
-                span(left)
-            )),
-            TtlLeft::Never | TtlLeft::Unknown => {}
+            (true, Some(ttl)) => endings.push(format!("its job, {}, has ended since {ttl}", facts.holder())),
+            (true, None) => {}
+            (false, ttl) => {
+                endings.push(format!("session {session} ends: lockfs session end {session}"));
+                endings.extend(ttl.map(|ttl| format!("nobody has renewed session {session} for {ttl}")));
+            }
         }
         endings
     }

@@ -11,6 +11,7 @@ use crate::cli::naming::{Namer, hash};
 use crate::cli::path::make_way;
 use crate::cli::session::{SessionName, touch};
 use crate::cli::wait::Queue;
+use crate::cli::who::described;
 use crate::cli::xattr;
 use crate::lock::{SessionId, Ttl};
 
@@ -186,13 +187,6 @@ fn above(place: &Place) -> Result<Claimed, Failure> {
         }
     }
     Err(unknown("cannot acquire its lock", &io::Error::from(ErrorKind::NotADirectory)))
-}
-
-/// Who holds a lock, with the session, by which an agent is known.
-pub(super) fn described(facts: &Facts) -> String {
-    let session = facts.get("session").filter(|_| facts.grants().is_empty());
-    let session = session.map_or_else(String::new, |session| format!(" (session {session})"));
-    format!("{}{session}", facts.sentence())
 }
 
 /// Says who is in the way, to an agent and to whoever reads along.

@@ -8,12 +8,13 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use super::apart::{Silent, within};
-use super::claims::{Verdict, described};
+use super::claims::Verdict;
 use super::{Exit, Failure, Outcome};
 use crate::cli::facts::{Facts, is_gone};
 use crate::cli::mounts::{Place, default_mount, shown};
 use crate::cli::naming::Namer;
 use crate::cli::naming::git::staged;
+use crate::cli::who::described;
 
 /// How many files are named in a refusal.
 const NAMED_MAX: usize = 10;
