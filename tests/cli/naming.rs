@@ -164,7 +164,7 @@ fn a_repository_that_git_does_not_tell_has_no_name() {
     world.lockfs(&["path", file.to_str().unwrap()]).fails(1, &["cannot tell which repository"]);
     let mut without_git = world.command(&["path", file.to_str().unwrap()]);
     Said::from(without_git.env("PATH", "/nonexistent").output().unwrap()).fails(1, &["cannot run git"]);
-    world.lockfs(&["path", ""]).fails(64, &["names no file"]);
+    world.lockfs(&["path", ""]).fails(64, &["a value is required"]);
 }
 
 #[test]

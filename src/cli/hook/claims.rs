@@ -127,8 +127,10 @@ fn claim(place: &Place, session: &SessionName, ttl: Option<Ttl>) -> Result<Claim
         match OpenOptions::new().write(true).create_new(true).open(&path) {
             Ok(file) => {
                 if let Some(ttl) = ttl {
-                    xattr::set_of(&file, "ttl", &ttl.to_string())
-                        .map_err(|error| unknown("cannot set its ttl", &error))?;
+                    xattr::set_of(&file, "ttl", &ttl.to_string()).map_err(|error| {
+                        let _ = fs::remove_file(&path);
+                        unknown("cannot set its ttl", &error)
+                    })?;
                 }
                 return Ok(Claimed::Now(path));
             }
@@ -139,8 +141,11 @@ fn claim(place: &Place, session: &SessionName, ttl: Option<Ttl>) -> Result<Claim
                 Err(error) if is_gone(&error) => {}
                 Err(error) => return Err(unknown("cannot read its lock", &error)),
             },
-            // No session, or no directory: others' ends may take either away again.
-            Err(error) if error.kind() == ErrorKind::NotFound => {
+            // No session, or no directory, which others' ends may take away again; or a lock where one would have to be.
+            Err(error) if matches!(error.kind(), ErrorKind::NotFound | ErrorKind::NotADirectory) => {
+                if let Some(claimed) = above(place)? {
+                    return Ok(claimed);
+                }
                 begin_or_renew(&place.mount, session)
                     .map_err(|error| unknown("cannot begin its session", &error))?;
                 match make_way(&directory, &place.name) {
@@ -150,7 +155,6 @@ fn claim(place: &Place, session: &SessionName, ttl: Option<Ttl>) -> Result<Claim
                     _ => {}
                 }
             }
-            Err(error) if error.kind() == ErrorKind::NotADirectory => return above(place),
             Err(error) if is_gone(&error) => {}
             Err(error) => return Err(unknown("cannot acquire its lock", &error)),
         }
@@ -177,16 +181,21 @@ fn stands(place: &Place, facts: &Facts) -> Result<Claimed, Failure> {
 }
 
 /// A lock stands where a directory would have to.
-fn above(place: &Place) -> Result<Claimed, Failure> {
+fn above(place: &Place) -> Result<Option<Claimed>, Failure> {
     for name in place.name.ancestors().skip(1).filter(|name| !name.as_os_str().is_empty()) {
         let place = Place { mount: place.mount.clone(), name: name.to_owned() };
         if fs::symlink_metadata(place.path()).is_ok_and(|data| !data.is_dir()) {
-            let facts =
-                Facts::read(&place).map_err(|error| unknown("cannot read the lock above it", &error))?;
-            return Ok(Claimed::Not(format!("below {}, which is {}", place.shown(), described(&facts))));
+            return match Facts::read(&place) {
+                Ok(facts) => {
+                    let who = format!("below {}, which is {}", place.shown(), described(&facts));
+                    Ok(Some(Claimed::Not(who)))
+                }
+                Err(error) if is_gone(&error) => Ok(None),
+                Err(error) => Err(unknown("cannot read the lock above it", &error)),
+            };
         }
     }
-    Err(unknown("cannot acquire its lock", &io::Error::from(ErrorKind::NotADirectory)))
+    Ok(None)
 }
 
 /// Says who is in the way, to an agent and to whoever reads along.
@@ -221,20 +230,39 @@ fn begin_or_renew(mount: &Mount, session: &SessionName) -> io::Result<()> {
 
 /// Renews what the session holds. One that is not there holds nothing.
 pub(super) fn renew(session: &SessionName) -> Verdict {
-    with_mount(session, |directory| touch(&directory))
+    with_directory(session, |_mount, directory| touch(directory))
 }
 
 /// Releases what the session holds, and ends it. One that is not there has ended.
 pub(super) fn release(session: &SessionName) -> Verdict {
-    with_mount(session, fs::remove_dir)
+    with_directory(session, |mount, directory| {
+        // What it made goes with it, unless it led to others' locks: then nobody's, it goes with the last of these.
+        let ways = ways(directory);
+        fs::remove_dir(directory)?;
+        ways.iter().rev().for_each(|way| _ = fs::remove_dir(mount.path(way)));
+        Ok(())
+    })
 }
 
-fn with_mount(session: &SessionName, act: impl FnOnce(PathBuf) -> io::Result<()>) -> Verdict {
-    let directory = match default_mount() {
-        Ok(mount) => session.directory(&mount),
+/// The directories that lead to what a session holds, each before those in it.
+fn ways(session: &Path) -> Vec<PathBuf> {
+    let mut ways: Vec<PathBuf> = vec![PathBuf::new()];
+    let mut next = 0;
+    while let Some(way) = ways.get(next).cloned() {
+        next += 1;
+        let entries = fs::read_dir(session.join(&way)).into_iter().flatten().flatten();
+        let directories = entries.filter(|entry| entry.file_type().is_ok_and(|kind| kind.is_dir()));
+        ways.extend(directories.map(|entry| way.join(entry.file_name())));
+    }
+    ways.split_off(1)
+}
+
+fn with_directory(session: &SessionName, act: impl FnOnce(&Mount, &Path) -> io::Result<()>) -> Verdict {
+    let mount = match default_mount() {
+        Ok(mount) => mount,
         Err(failure) => return Verdict::Unknown(failure.message),
     };
-    match act(directory) {
+    match act(&mount, &session.directory(&mount)) {
         Err(error) if error.kind() != ErrorKind::NotFound => {
             Verdict::Unknown(format!("session {session}: {error}"))
         }
