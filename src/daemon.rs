@@ -111,11 +111,11 @@ fn serve_store(
     let fs = Arc::new(LockFs::new(Arc::clone(&service), about(settings, store.now())));
     let mount = Mount::start(fs, &settings.mountpoint, &mount_options(settings))?;
     let tending = Tending::start(Arc::clone(&service))?;
-    let waking = Waking::start(service)?;
+    let waking = Waking::start(Arc::clone(&service))?;
     answers(&settings.mountpoint)?;
     log::info!("mounted at={}", settings.mountpoint.display());
     ready();
-    signals.end_by(mount.unmounter(), store)?;
+    signals.end_by(mount.unmounter(), service, store)?;
     let served = mount.wait();
     drop(tending);
     drop(waking);
@@ -195,7 +195,12 @@ impl Signals {
     /// Ends the mount when one of them comes, and the process where that does not end it: another mount
     /// namespace may have a copy of the mount, which nobody here can take away. The thread stays behind when
     /// the mount ends by itself; it goes with the process.
-    fn end_by(self, unmounter: Unmounter, store: Arc<dyn LockStore>) -> io::Result<()> {
+    fn end_by(
+        self,
+        unmounter: Unmounter,
+        service: Arc<LockService>,
+        store: Arc<dyn LockStore>,
+    ) -> io::Result<()> {
         let wait = move || {
             loop {
                 let mut signal = 0;
@@ -204,10 +209,16 @@ impl Signals {
                     return;
                 }
                 log::info!("told to end signal={signal}");
-                if let Err(error) = unmounter.unmount() {
-                    log::warn!("can't unmount: {error}");
-                    continue;
+                match unmounter.unmount() {
+                    Ok(()) => {}
+                    // It was taken out of the tree before, and serves those who are still in it.
+                    Err(error) if error.kind() == io::ErrorKind::InvalidInput => {}
+                    Err(error) => {
+                        log::warn!("can't unmount: {error}");
+                        continue;
+                    }
                 }
+                service.end_all_waits();
                 std::thread::sleep(GRACE);
                 log::warn!("ended, though the mount is still there in another mount namespace");
                 let closed = store.close();

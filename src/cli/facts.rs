@@ -4,12 +4,12 @@
 //! whoever asks. A directory has the same words as extended attributes, for there `.lockfs/info` has a directory too.
 
 use std::collections::HashMap;
-use std::fs::{self, File, OpenOptions};
-use std::io::{self, ErrorKind};
+use std::fs::{File, OpenOptions};
+use std::io::{self, ErrorKind, Read};
 use std::os::fd::AsRawFd;
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::OpenOptionsExt;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use super::mounts::Place;
 use super::out::{escaped, span};
@@ -91,7 +91,7 @@ impl Facts {
     /// [`ErrorKind::NotFound`] or [`ErrorKind::StaleNetworkFileHandle`] when there is no such lock (any
     /// more); others when it can't be asked.
     pub(crate) fn read(place: &Place) -> io::Result<Self> {
-        match fs::read(place.info()) {
+        match read_at_once(&place.info()) {
             Ok(text) => Ok(Self::parse(&String::from_utf8_lossy(&text))),
             Err(error) if error.kind() == ErrorKind::IsADirectory => Self::of_directory(place),
             Err(error) => Err(error),
@@ -236,6 +236,21 @@ impl Facts {
     }
 }
 
+/// Reads a file of the mount with as few requests as that takes: `fs::read` asks for its size, which is 0, and then for
+/// more and more bytes.
+fn read_at_once(path: &Path) -> io::Result<Vec<u8>> {
+    let mut file = File::open(path)?;
+    let (mut text, mut buffer) = (Vec::new(), [0; 16 << 10]);
+    loop {
+        let length = file.read(&mut buffer)?;
+        text.extend_from_slice(&buffer[..length]);
+        // A short read is the end of a file (read(2)).
+        if length < buffer.len() {
+            return Ok(text);
+        }
+    }
+}
+
 /// What is left of a ttl.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum TtlLeft {
@@ -335,20 +350,20 @@ pid: 4711
 command: make
 ";
 
-    fn read(text: &str) -> Facts {
+    fn said(text: &str) -> Facts {
         Facts { read: parse_time("2031-05-04T03:02:11Z").unwrap(), ..Facts::parse(text) }
     }
 
     #[test]
     fn facts_make_a_sentence() {
-        let facts = read(HELD);
+        let facts = said(HELD);
         assert_eq!((facts.ttl(), facts.age()), (TtlLeft::Seconds(299), Some(10)));
         assert_eq!((facts.get("owner"), facts.number("waiting")), (Some("alice@dev1"), Some(2)));
         assert_eq!(
             facts.sentence(),
             "held by alice@dev1 make[4711] since 2031-05-04T03:02:01Z, expires in 4m59s unless renewed"
         );
-        let ended = read(&HELD.replace("state: held", "state: ended"));
+        let ended = said(&HELD.replace("state: held", "state: ended"));
         assert_eq!(
             ended.sentence(),
             "held by alice@dev1 make[4711], whose job has ended, since 2031-05-04T03:02:01Z, expires in 4m59s"
@@ -357,7 +372,7 @@ command: make
 
     #[test]
     fn a_holder_without_a_process_is_its_session() {
-        let facts = read("user: alice\nhost: dev1\nsession: agent\x1b\npid: 0\nexpires: never\n");
+        let facts = said("user: alice\nhost: dev1\nsession: agent\x1b\npid: 0\nexpires: never\n");
         assert_eq!(facts.holder(), "alice@dev1 agent\\u{1b}");
         assert_eq!(facts.ttl(), TtlLeft::Never);
     }
@@ -365,7 +380,7 @@ command: make
     #[test]
     fn an_advisory_file_is_of_the_first_who_has_it_locked() {
         let since = "since 2031-05-04T03:02:01Z";
-        let facts = read(&format!(
+        let facts = said(&format!(
             "state: locked\nsince: 2030-01-01T00:00:00Z\nexpires: never\nwaiting: 1\n\
              flock: shared bob@dev2 a pid 7 since b[12] pid 13 {since}\n\
              fcntl: exclusive 100- alice@dev1 make[4711] pid 4712 {since}\n"
@@ -381,6 +396,6 @@ command: make
                 "an advisory file, locked by bob@dev2 a pid 7 since b[12] and 1 more with flock shared {since}"
             )
         );
-        assert!(read("state: free\nexpires: never\n").sentence().contains("nobody has locked"));
+        assert!(said("state: free\nexpires: never\n").sentence().contains("nobody has locked"));
     }
 }
