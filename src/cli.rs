@@ -10,6 +10,7 @@ mod check;
 mod child;
 mod claim;
 mod facts;
+mod fresh;
 mod hook;
 mod json;
 mod ls;

@@ -6,7 +6,8 @@ use std::path::PathBuf;
 
 use clap::Args;
 
-use super::facts::{Facts, TtlLeft};
+use super::facts::{Facts, TtlLeft, is_gone};
+use super::fresh::seen;
 use super::json::{self, Object};
 use super::ls::locks;
 use super::mounts::{Mount, Place, default_mount, shown};
@@ -79,7 +80,8 @@ impl Who {
             Some(_) => Parties::new(),
         };
         // A lock that nobody has yet, below a directory that nobody has made, is held by nobody.
-        let is_nothing = fs::symlink_metadata(top.path()).is_err_and(|error| super::facts::is_gone(&error));
+        let there = seen(&top.mount.path(""), &top.name, || fs::symlink_metadata(top.path()));
+        let is_nothing = there.is_err_and(|error| is_gone(&error));
         let (rows, exit) = if is_nothing { (Vec::new(), Exit::Done) } else { locks(top, false)? };
         for row in rows {
             add(&mut parties, row.name, row.facts);

@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 use clap::Args;
 
 use super::facts::{Facts, TtlLeft, is_gone};
+use super::fresh;
 use super::json::Object;
 use super::mounts::{Place, shown};
 use super::out::print;
@@ -72,12 +73,12 @@ impl Case {
             Failure::new(Exit::Unavailable, message)
         };
         // What has a note or is advisory says who waits at its door alone.
-        let facts = match Facts::read(&place) {
+        let facts = match fresh::facts(&place) {
             Ok(facts) => Some(facts),
             Err(error) if is_gone(&error) => None,
             Err(error) => return Err(unknown(error)),
         };
-        let door = match fs::read(place.door()) {
+        let door = match fresh::seen(&place.mount.path(".wait"), place.lock(), || fs::read(place.door())) {
             Ok(text) => String::from_utf8_lossy(&text).into_owned(),
             Err(error) if is_gone(&error) || error.kind() == ErrorKind::IsADirectory => String::new(),
             Err(error) => return Err(unknown(error)),

@@ -133,3 +133,53 @@ fn an_odd_session_of_an_agent_is_a_session_all_the_same() {
     world.lockfs(&["hook", "release", "--session", odd]).succeeds_silently();
     eventually("it has ended", || !world.path(NAME).exists());
 }
+
+#[test]
+fn agents_on_two_machines_do_not_edit_one_file() {
+    let server = RedisServer::start();
+    let [one, other] = ["dev1", "dev2"].map(|host| {
+        let world = World::new();
+        let words = ["--backend", "redis", "--redis-url", &server.url(), "--host-id", host];
+        world.mount(&words).succeeds_silently();
+        let clone = repository(&world, "clone", Some(URL));
+        (world, clone)
+    });
+    acquire(&one.0, "s1", &[&one.1.join("src/x")]).succeeds_silently();
+    acquire(&other.0, "s2", &[&other.1.join("src/x")]).fails(1, &["held by root@dev1, session s1"]);
+    one.0.lockfs(&["hook", "release", "--session", "s1"]).succeeds_silently();
+    acquire(&other.0, "s2", &[&other.1.join("src/x")]).succeeds_silently();
+}
+
+/// Sessions begin and end all the time, and with them the directories that lead to the locks.
+#[test]
+fn agents_that_come_and_go_exclude_each_other_and_never_know_nothing() {
+    const AGENTS: usize = 4;
+    const ROUNDS: usize = 12;
+    let (world, [clone, _]) = two_clones();
+    let inside = world.dir.path().join("inside");
+    let granted: usize = std::thread::scope(|scope| {
+        let agents = (0..AGENTS).map(|agent| {
+            let (world, clone, inside) = (&world, &clone, &inside);
+            scope.spawn(move || {
+                let session = format!("s{agent}");
+                let mut granted = 0;
+                for _ in 0..ROUNDS {
+                    match acquire(world, &session, &[&clone.join("deep/er/x")]) {
+                        Said { code: 0, .. } => {
+                            fs::create_dir(inside).expect("nobody else is inside");
+                            fs::remove_dir(inside).unwrap();
+                            granted += 1;
+                        }
+                        said => said.fails(1, &["is being edited by another", "is held by root@"]),
+                    }
+                    world.lockfs(&["hook", "release", "--session", &session]).succeeds_silently();
+                }
+                granted
+            })
+        });
+        let agents: Vec<_> = agents.collect();
+        agents.into_iter().map(|agent| agent.join().unwrap()).sum()
+    });
+    assert!(granted >= ROUNDS, "{granted} of {} tries", AGENTS * ROUNDS);
+    acquire(&world, "last", &[&clone.join("deep/er/x")]).succeeds_silently();
+}

@@ -3,7 +3,7 @@
 use std::fs;
 use std::os::unix::process::CommandExt;
 
-use crate::naming::repository;
+use crate::naming::{git, repository};
 use crate::servers::redis::RedisServer;
 use crate::world::*;
 
@@ -115,4 +115,31 @@ fn why_does_not_take_what_nobody_knows_for_free() {
         fs::metadata(world.path("x")).is_err_and(|error| error.raw_os_error() == Some(libc::EHOSTDOWN))
     });
     world.lockfs(&["why", "x"]).fails(69, &["nobody knows whether x is free"]);
+}
+
+/// The kernel knows directories for a second, and those of sessions that ended are gone.
+#[test]
+fn why_and_commits_see_a_lock_in_directories_that_were_made_anew() {
+    let world = World::mounted();
+    let top = repository(&world, "one", Some("git@example.org:team/app.git"));
+    fs::create_dir(top.join("deep")).unwrap();
+    fs::write(top.join("deep/x"), "").unwrap();
+    git(&top, &["add", "deep/x"]);
+    let file = top.join("deep/x").to_str().unwrap().to_owned();
+    let commit = || {
+        let mut command = world.command(&["hook", "pre-commit"]);
+        Said::from(command.current_dir(&top).output().unwrap())
+    };
+    for session in ["s1", "s2", "s3"] {
+        assert_eq!(
+            world.lockfs(&["why", "--file", &file]).stdout.lines().next(),
+            Some("repo/example.org/team/app/deep/x is free, but there is no directory repo")
+        );
+        commit().succeeds_silently();
+        world.lockfs(&["hook", "acquire", "--session", session, &file]).succeeds_silently();
+        let said = world.lockfs(&["why", "--file", &file]).stdout;
+        assert!(said.contains("held by root@") && said.contains(&format!("session {session},")), "{said}");
+        commit().fails(1, &[&format!("session {session},")]);
+        world.lockfs(&["hook", "release", "--session", session]).succeeds_silently();
+    }
 }

@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 
 use crate::cli::Failure;
 use crate::cli::facts::{Facts, is_gone};
+use crate::cli::fresh;
 use crate::cli::mounts::{Mount, Place, default_mount, shown};
 use crate::cli::naming::{Namer, hash};
 use crate::cli::path::make_way;
@@ -134,7 +135,7 @@ fn claim(place: &Place, session: &SessionName, ttl: Option<Ttl>) -> Result<Claim
                 }
                 return Ok(Claimed::Now(path));
             }
-            Err(error) if error.kind() == ErrorKind::AlreadyExists => match Facts::read(place) {
+            Err(error) if error.kind() == ErrorKind::AlreadyExists => match fresh::facts(place) {
                 Ok(facts) if is_of(&facts, session) => return Ok(Claimed::Before),
                 Ok(facts) => return stands(place, &facts),
                 // Released since; or it is kept for one who waits, which ends within seconds.
@@ -185,7 +186,7 @@ fn above(place: &Place) -> Result<Option<Claimed>, Failure> {
     for name in place.name.ancestors().skip(1).filter(|name| !name.as_os_str().is_empty()) {
         let place = Place { mount: place.mount.clone(), name: name.to_owned() };
         if fs::symlink_metadata(place.path()).is_ok_and(|data| !data.is_dir()) {
-            return match Facts::read(&place) {
+            return match fresh::facts(&place) {
                 Ok(facts) => {
                     let who = format!("below {}, which is {}", place.shown(), described(&facts));
                     Ok(Some(Claimed::Not(who)))

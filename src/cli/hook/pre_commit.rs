@@ -10,7 +10,8 @@ use std::time::Duration;
 use super::apart::{Silent, within};
 use super::claims::Verdict;
 use super::{Exit, Failure, Outcome};
-use crate::cli::facts::{Facts, is_gone};
+use crate::cli::facts::is_gone;
+use crate::cli::fresh;
 use crate::cli::mounts::{Place, default_mount, shown};
 use crate::cli::naming::Namer;
 use crate::cli::naming::git::staged;
@@ -85,7 +86,7 @@ fn held() -> Result<Vec<String>, Failure> {
 
 fn held_by_another(place: &Place, session: Option<&str>) -> Result<Option<String>, Failure> {
     let unknown = |error| Failure::new(Exit::Unavailable, format!("cannot read {}: {error}", place.shown()));
-    let data = match fs::symlink_metadata(place.path()) {
+    let data = match fresh::seen(&place.mount.path(""), &place.name, || fs::symlink_metadata(place.path())) {
         Ok(data) => data,
         Err(error) if is_gone(&error) => return Ok(None),
         Err(error) => return Err(unknown(error)),
@@ -94,7 +95,7 @@ fn held_by_another(place: &Place, session: Option<&str>) -> Result<Option<String
     if data.is_dir() {
         return Ok(None);
     }
-    match Facts::read(place) {
+    match fresh::facts(place) {
         Ok(facts) => {
             let is_own = session.is_some() && facts.get("session") == session && facts.grants().is_empty();
             let is_nobodys = facts.grants().is_empty() && facts.get("state") == Some("free");
