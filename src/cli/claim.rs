@@ -11,7 +11,6 @@ use std::os::fd::FromRawFd;
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
-use std::time::Duration;
 
 use super::facts::{Facts, is_gone};
 use super::mounts::{Place, shown};
@@ -19,7 +18,6 @@ use super::session::SessionName;
 use super::signals::{Signals, Waited};
 use super::wait::{Limit, Queue};
 use super::{Exit, Failure, xattr};
-use crate::clock::{Clock, SystemClock};
 use crate::lock::Ttl;
 
 /// What an acquire came to.
