@@ -182,11 +182,14 @@ impl Case {
             }
         };
         if let Some(facts) = &self.facts {
+            let is_renewed = facts.get("state") == Some("held") && matches!(facts.ttl(), TtlLeft::Seconds(_));
+            let renewed = if is_renewed { " at most, unless it is renewed" } else { "" };
+            let until = facts.get("expires").map(|time| format!("{time}{renewed}"));
             let facts = [
                 ("owner", facts.get("owner")),
                 ("session", facts.get("session")),
                 ("since", facts.get("since")),
-                ("until", facts.get("expires")),
+                ("until", until.as_deref()),
                 ("scope", facts.get("scope")),
             ];
             let lines: Vec<_> = facts

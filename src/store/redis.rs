@@ -375,7 +375,8 @@ impl LockStore for RedisStore {
     fn await_wakes(&self, limit: Duration) -> Result<Wakes, StoreError> {
         let (wakes, advisory) = self.waker.await_wakes(&self.requests, limit)?;
         // Each is to be heard.
-        let news = self.copies(|copies| advisory.into_iter().filter(|ino| copies.hear_advisory(*ino)).count());
+        let news =
+            self.copies(|copies| advisory.into_iter().filter(|ino| copies.hear_advisory(*ino)).count());
         if news > 0 {
             self.requests.call_keeper();
         }

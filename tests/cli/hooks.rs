@@ -183,3 +183,21 @@ fn agents_that_come_and_go_exclude_each_other_and_never_know_nothing() {
     assert!(granted >= ROUNDS, "{granted} of {} tries", AGENTS * ROUNDS);
     acquire(&world, "last", &[&clone.join("deep/er/x")]).succeeds_silently();
 }
+
+#[test]
+fn agents_of_two_users_exclude_each_other() {
+    let world = World::mounted();
+    world.lockfs_as_nobody(&["--version"]).succeeds();
+    let [file, other] = ["x", "y"].map(|name| world.dir.path().join(name).to_str().unwrap().to_owned());
+    world.lockfs(&["hook", "acquire", "--session", "roots", &file]).succeeds_silently();
+    let acquire = |file: &str| world.lockfs_as_nobody(&["hook", "acquire", "--session", "anybodys", file]);
+    acquire(&file).fails(1, &["held by root@", "session roots"]);
+    // In a directory that the other one made.
+    acquire(&other).succeeds_silently();
+    world.lockfs(&["hook", "release", "--session", "roots"]).succeeds_silently();
+    acquire(&file).succeeds_silently();
+    world.lockfs(&["hook", "acquire", "--session", "roots", &other]).fails(1, &["session anybodys"]);
+    world
+        .lockfs_as_nobody(&["hook", "acquire", "--session", "roots", &file])
+        .fails(69, &["cannot begin its session"]);
+}

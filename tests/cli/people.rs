@@ -50,7 +50,7 @@ fn who_shows_each_who_has_a_file_locked() {
     let world = World::mounted();
     let path = world.path("shared");
     let mut command = std::process::Command::new("flock");
-    command.arg("-s").arg(&path).args(["sleep", "1000"]).process_group(0);
+    command.args(["-s", "--no-fork"]).arg(&path).args(["sleep", "1000"]).process_group(0);
     let _flock = Holder(command.stderr(std::process::Stdio::piped()).spawn().unwrap());
     eventually("it is locked", || world.lockfs(&["who"]).stdout.contains("  shared  flock shared"));
 }
