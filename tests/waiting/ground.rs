@@ -30,7 +30,7 @@ pub(crate) struct Place(Kind);
 enum Kind {
     Plain { dir: TempDir, scratch: TempDir },
     Mount(Tree),
-    Hosts(Hosts),
+    Hosts(Box<Hosts>),
 }
 
 impl Ground {
@@ -46,7 +46,7 @@ impl Ground {
             _ if is_plain => Self::plain(),
             Self::Plain => Self::plain(),
             Self::Mount => Kind::Mount(Tree::with(options)),
-            Self::Hosts => Kind::Hosts(Hosts::with(2, options, &[])),
+            Self::Hosts => Kind::Hosts(Box::new(Hosts::with(2, options, &[]))),
         })
     }
 

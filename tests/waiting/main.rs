@@ -19,6 +19,7 @@
 //! | `crowd` | 1,000 waiters |
 //! | `death` | the end of a daemon that others wait with, or for |
 
+#[allow(dead_code, reason = "it uses its own part")]
 #[path = "../hosts/cluster.rs"]
 mod cluster;
 #[path = "../common/mod.rs"]
