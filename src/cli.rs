@@ -10,12 +10,17 @@ mod check;
 mod child;
 mod claim;
 mod facts;
+mod fresh;
+mod hook;
 mod json;
 mod ls;
 mod mount;
 mod mounts;
+mod naming;
 mod out;
+mod path;
 mod probe;
+mod reader;
 mod run;
 mod session;
 mod signals;
@@ -23,6 +28,8 @@ mod status;
 mod umount;
 mod wait;
 mod watch;
+mod who;
+mod why;
 mod xattr;
 
 use std::fmt::Display;
@@ -132,11 +139,15 @@ enum Command {
     Umount(umount::Umount),
     Status(status::Status),
     Ls(ls::Ls),
+    Who(who::Who),
+    Why(why::Why),
     Watch(watch::Watch),
     Acquire(acquire::Acquire),
     Run(run::Run),
     Break(break_lock::Break),
     Session(session::Session),
+    Path(path::PathOf),
+    Hook(hook::Hook),
     Check(check::Check),
 }
 
@@ -147,11 +158,15 @@ impl Command {
             Self::Umount(command) => command.perform(),
             Self::Status(command) => command.perform(),
             Self::Ls(command) => command.perform(),
+            Self::Who(command) => command.perform(),
+            Self::Why(command) => command.perform(),
             Self::Watch(command) => command.perform(),
             Self::Acquire(command) => command.perform(),
             Self::Run(command) => command.perform(),
             Self::Break(command) => command.perform(),
             Self::Session(command) => command.perform(),
+            Self::Path(command) => command.perform(),
+            Self::Hook(command) => command.perform(),
             Self::Check(command) => command.perform(),
         }
     }
