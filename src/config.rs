@@ -133,6 +133,10 @@ pub struct Settings {
     pub durability: Durability,
     /// Where to mount; absolute.
     pub mountpoint: PathBuf,
+    /// With which mode the mountpoint is made where there is none; `None`: it must be there.
+    pub mkdir: Option<u32>,
+    /// What is shown as the source of the mount, as in the first field of fstab(5).
+    pub source: String,
     /// Whether the command itself serves the mount, instead of a process in the background.
     pub foreground: bool,
     /// Whether other users may use the mount.
@@ -185,6 +189,8 @@ impl Settings {
             host_id: sources.host_id()?,
             durability: sources.parse(&DURABILITY)?.unwrap_or_default(),
             mountpoint: absolute(mountpoint)?,
+            mkdir: sources.options().mkdir,
+            source: SOURCE.to_owned(),
             foreground,
             allow_other: sources.options().allow_other || is_root(),
             flags: sources.options().flags,
@@ -200,6 +206,9 @@ impl Settings {
         store_dir(&self.data_dir, &self.namespace)
     }
 }
+
+/// The source of a mount for which nobody names one.
+const SOURCE: &str = "lockfs";
 
 fn store_dir(data_dir: &Path, namespace: &Namespace) -> PathBuf {
     data_dir.join(namespace.as_str())

@@ -1,8 +1,10 @@
 //! The process that serves a mount: opens the store, takes up what this host holds, mounts, tends, and ends
 //! on SIGTERM or SIGINT or when someone unmounts.
 //!
-//! Order of the start: store, service, take-up, mount, tending, waking. Order of the end: the mount first, so that
-//! nobody is answered any more, then tending, then waking, then the store.
+//! Order of the start: store, service, take-up, mount, tending, waking, watch. Order of the end: the mount first, so
+//! that nobody is answered any more, then the watch, then tending, then waking, then the store.
+
+mod notify;
 
 use std::fmt;
 use std::io;
@@ -18,6 +20,7 @@ use crate::locks::{HostId, HostIdError, LockService, Processes, Tending, Waking,
 use crate::store::level::{LevelError, LevelStore};
 use crate::store::redis::{Options, RedisStore};
 use crate::store::{LockStore, StoreError};
+use notify::Manager;
 
 /// How long an unmounted mount may go on answering before the daemon ends all the same.
 const GRACE: Duration = Duration::from_secs(3);
@@ -58,7 +61,15 @@ impl fmt::Display for Error {
     }
 }
 
-impl std::error::Error for Error {}
+impl std::error::Error for Error {
+    fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
+        match self {
+            Self::System(error) => Some(error),
+            Self::Mount(error) => error.source(),
+            Self::Level(_) | Self::Store(_) | Self::Host(_) => None,
+        }
+    }
+}
 
 impl From<LevelError> for Error {
     fn from(error: LevelError) -> Self {
@@ -90,10 +101,22 @@ impl From<io::Error> for Error {
 /// # Errors
 /// [`Error`]: the store, or the mount; nothing is mounted then.
 pub fn serve(settings: &Settings, ready: impl FnOnce()) -> Result<(), Error> {
+    // A daemon in the background is not the process that a service manager waits for.
+    let manager = if settings.foreground { Manager::of_environment() } else { Manager::default() };
+    let served = serve_to(settings, &manager, ready);
+    if let Err(error) = &served {
+        manager.failed(error);
+    }
+    served
+}
+
+fn serve_to(settings: &Settings, manager: &Manager, ready: impl FnOnce()) -> Result<(), Error> {
     let signals = Signals::block()?;
     let clock: Arc<dyn Clock> = Arc::new(SystemClock);
+    manager.starting(format_args!("opening the {} store", settings.backend));
     let store = open(settings, clock)?;
-    let served = serve_store(settings, Arc::clone(&store), signals, ready);
+    let served = serve_store(settings, Arc::clone(&store), signals, manager, ready);
+    manager.stopping();
     let closed = store.close();
     served?;
     Ok(closed?)
@@ -103,6 +126,7 @@ fn serve_store(
     settings: &Settings,
     store: Arc<dyn LockStore>,
     signals: Signals,
+    manager: &Manager,
     ready: impl FnOnce(),
 ) -> Result<(), Error> {
     let host: HostId = settings.host_id.parse().map_err(Error::Host)?;
@@ -115,8 +139,11 @@ fn serve_store(
     answers(&settings.mountpoint)?;
     log::info!("mounted at={}", settings.mountpoint.display());
     ready();
-    signals.end_by(mount.unmounter(), store)?;
+    manager.ready(&settings.mountpoint);
+    signals.end_by(mount.unmounter(), store, manager.clone())?;
+    let watch = manager.watch(&settings.mountpoint)?;
     let served = mount.wait();
+    drop(watch);
     drop(tending);
     drop(waking);
     log::info!("unmounted at={}", settings.mountpoint.display());
@@ -162,6 +189,7 @@ fn mount_options(settings: &Settings) -> MountOptions {
         (flags.noatime, MountFlag::NoAtime),
     ];
     MountOptions {
+        source: settings.source.clone(),
         allow_other: settings.allow_other,
         flags: asked.into_iter().filter_map(|(is_asked, flag)| is_asked.then_some(flag)).collect(),
         threads: if settings.redis.is_some() { FAR_THREADS } else { NEAR_THREADS },
@@ -195,7 +223,7 @@ impl Signals {
     /// Ends the mount when one of them comes, and the process where that does not end it: another mount
     /// namespace may have a copy of the mount, which nobody here can take away. The thread stays behind when
     /// the mount ends by itself; it goes with the process.
-    fn end_by(self, unmounter: Unmounter, store: Arc<dyn LockStore>) -> io::Result<()> {
+    fn end_by(self, unmounter: Unmounter, store: Arc<dyn LockStore>, manager: Manager) -> io::Result<()> {
         let wait = move || {
             loop {
                 let mut signal = 0;
@@ -204,6 +232,7 @@ impl Signals {
                     return;
                 }
                 log::info!("told to end signal={signal}");
+                manager.stopping();
                 if let Err(error) = unmounter.unmount() {
                     log::warn!("can't unmount: {error}");
                     continue;
