@@ -8,6 +8,7 @@ mod notify;
 
 use std::fmt;
 use std::io;
+use std::net::{Ipv4Addr, UdpSocket};
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
@@ -18,7 +19,7 @@ use crate::fs::{About, LockFs};
 use crate::fuse::{Mount, MountError, MountFlag, MountOptions, Unmounter};
 use crate::locks::{HostId, HostIdError, LockService, Processes, Tending, Waking, machine_id};
 use crate::store::level::{LevelError, LevelStore};
-use crate::store::redis::{Options, RedisStore};
+use crate::store::redis::{Address, Options, Place, RedisStore};
 use crate::store::{LockStore, StoreError};
 use notify::Manager;
 
@@ -154,6 +155,9 @@ fn open(settings: &Settings, clock: Arc<dyn Clock>) -> Result<Arc<dyn LockStore>
     // SAFETY: geteuid(2) and getegid(2) take nothing and can't fail.
     let owner = unsafe { (libc::geteuid(), libc::getegid()) };
     if let Some(RedisSettings { endpoint, acks }) = &settings.redis {
+        if !matches!(endpoint.place, Place::Fixed(Address::Unix(_))) {
+            network_is_allowed()?;
+        }
         std::fs::create_dir_all(&settings.data_dir)?;
         let options = Options {
             endpoint: endpoint.clone(),
@@ -169,6 +173,19 @@ fn open(settings: &Settings, clock: Arc<dyn Clock>) -> Result<Arc<dyn LockStore>
     }
     let boot = BootId::current()?;
     Ok(Arc::new(LevelStore::open(&settings.store_dir(), settings.durability, clock, &boot, owner)?))
+}
+
+/// Whether a service may use the network at all, which its unit says: `RestrictAddressFamilies=` of systemd.exec(5).
+/// Redis would seem to be away for ever.
+fn network_is_allowed() -> io::Result<()> {
+    match UdpSocket::bind((Ipv4Addr::LOCALHOST, 0)) {
+        Err(error) if error.raw_os_error() == Some(libc::EAFNOSUPPORT) => Err(io::Error::new(
+            io::ErrorKind::Unsupported,
+            "the unit of this service keeps it from the network: add 'RestrictAddressFamilies=AF_INET AF_INET6' \
+             to its [Service] section (systemctl edit)",
+        )),
+        _ => Ok(()),
+    }
 }
 
 fn about(settings: &Settings, since: Now) -> About {
