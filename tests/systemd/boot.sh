@@ -70,5 +70,7 @@ cd "$root"
 mkdir -p old
 pivot_root . old
 umount -l old
+# As systemd makes it where it is not in a container: what a process mounts in a namespace of its own can come back.
+mount --make-rshared /
 exec env -i container=lockfs-test PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin \
-    /lib/systemd/systemd --log-target=console --show-status=0
+    /lib/systemd/systemd --log-target=journal --show-status=0

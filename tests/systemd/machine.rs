@@ -57,7 +57,7 @@ impl Machine {
         machine
     }
 
-    /// What systemd itself has said.
+    /// What was said while it booted.
     fn console(&self) -> String {
         fs::read_to_string(self.outside("log")).unwrap_or_default()
     }
