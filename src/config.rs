@@ -6,6 +6,7 @@
 //! `redis.rs`). An empty value in the environment or in
 //! the file counts as not said. Every error names the place that the bad value came from.
 
+mod listen;
 mod options;
 mod redis;
 mod sources;
@@ -15,6 +16,7 @@ use std::fmt;
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
 
+pub use self::listen::Listen;
 pub use self::redis::RedisSettings;
 use crate::lock::Ttl;
 use crate::store::Durability;
@@ -147,6 +149,8 @@ pub struct Settings {
     pub debug: bool,
     /// Where to log; `None` for stderr.
     pub log_file: Option<PathBuf>,
+    /// Where the metrics are served over HTTP, if anywhere.
+    pub metrics: Option<Listen>,
 }
 
 impl Settings {
@@ -195,6 +199,7 @@ impl Settings {
             allow_other: sources.options().allow_other || is_root(),
             flags: sources.options().flags,
             debug: sources.switch(&DEBUG)?,
+            metrics: sources.parse(&METRICS_LISTEN)?,
             log_file,
             data_dir,
             namespace,
@@ -223,6 +228,7 @@ const DURABILITY: Key = Key::new("durability", &["LOCKFS_DURABILITY"]);
 const FOREGROUND: Key = Key::new("foreground", &["LOCKFS_FOREGROUND"]);
 const DEBUG: Key = Key::new("debug", &["LOCKFS_DEBUG", "DEBUG_FILE_LOCK_CACHE"]);
 const LOG_FILE: Key = Key::new("log-file", &["LOCKFS_LOG_FILE"]);
+const METRICS_LISTEN: Key = Key::new("metrics-listen", &["LOCKFS_METRICS_LISTEN"]);
 
 /// Every setting there is.
 const KEYS: &[Key] = &[
@@ -235,6 +241,7 @@ const KEYS: &[Key] = &[
     FOREGROUND,
     DEBUG,
     LOG_FILE,
+    METRICS_LISTEN,
     redis::URL,
     redis::PASSWORD_FILE,
     redis::CA_FILE,
@@ -276,6 +283,7 @@ pub fn described() -> Vec<Described> {
         "ttl" => Some(Ttl::default().to_string()),
         "host-id" => Some(Sources::default_host_id()),
         "durability" => Some(Durability::default().to_string()),
+        "metrics-listen" => Some("nowhere".to_owned()),
         "log-file" => Some("stderr in the foreground, else DATA-DIR/NAMESPACE.log".to_owned()),
         _ => None,
     };

@@ -1,14 +1,15 @@
 //! The process that serves a mount: opens the store, takes up what this host holds, mounts, tends, and ends
 //! on SIGTERM or SIGINT or when someone unmounts.
 //!
-//! Order of the start: store, service, take-up, mount, tending, waking, watch. Order of the end: the mount first, so
-//! that nobody is answered any more, then the watch, then tending, then waking, then the store.
+//! Order of the start: the port for metrics, store, service, take-up, mount, tending, waking, metrics, watch. Order of
+//! the end: the mount first, so that nobody is answered any more, then the watch, metrics, tending, waking, the store.
 
 mod notify;
+mod scrape;
 
 use std::fmt;
 use std::io;
-use std::net::{Ipv4Addr, UdpSocket};
+use std::net::{Ipv4Addr, SocketAddr, UdpSocket};
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
@@ -22,6 +23,7 @@ use crate::store::level::{LevelError, LevelStore};
 use crate::store::redis::{Address, Options, Place, RedisStore};
 use crate::store::{LockStore, StoreError};
 use notify::Manager;
+use scrape::Port;
 
 /// How long an unmounted mount may go on answering before the daemon ends all the same.
 const GRACE: Duration = Duration::from_secs(3);
@@ -115,8 +117,10 @@ fn serve_to(settings: &Settings, manager: &Manager, ready: impl FnOnce()) -> Res
     let signals = Signals::block()?;
     let clock: Arc<dyn Clock> = Arc::new(SystemClock);
     manager.starting(format_args!("opening the {} store", settings.backend));
+    let port = settings.metrics.map(|listen| Port::open(listen.address()));
+    let port = port.transpose().map_err(|error| network_is_allowed().err().unwrap_or(error))?;
     let store = open(settings, clock)?;
-    let served = serve_store(settings, Arc::clone(&store), signals, manager, ready);
+    let served = serve_store(settings, Arc::clone(&store), port, signals, manager, ready);
     manager.stopping();
     let closed = store.close();
     served?;
@@ -126,6 +130,7 @@ fn serve_to(settings: &Settings, manager: &Manager, ready: impl FnOnce()) -> Res
 fn serve_store(
     settings: &Settings,
     store: Arc<dyn LockStore>,
+    port: Option<Port>,
     signals: Signals,
     manager: &Manager,
     ready: impl FnOnce(),
@@ -133,10 +138,15 @@ fn serve_store(
     let host: HostId = settings.host_id.parse().map_err(Error::Host)?;
     let service = Arc::new(LockService::new(Arc::clone(&store), Processes::new(host)?, settings.ttl));
     service.take_up()?;
-    let fs = Arc::new(LockFs::new(Arc::clone(&service), about(settings, store.now())));
-    let mount = Mount::start(fs, &settings.mountpoint, &mount_options(settings))?;
+    let metrics_at = port.as_ref().map(Port::address).transpose()?;
+    let fs = Arc::new(LockFs::new(Arc::clone(&service), about(settings, store.now(), metrics_at)));
+    let mount = Mount::start(Arc::clone(&fs), &settings.mountpoint, &mount_options(settings))?;
     let tending = Tending::start(Arc::clone(&service))?;
     let waking = Waking::start(service)?;
+    let scrape = port.map(|port| port.serve(Box::new(move || fs.metrics()))).transpose()?;
+    if let Some(address) = metrics_at {
+        log::info!("serving metrics at=http://{address}/metrics");
+    }
     answers(&settings.mountpoint)?;
     log::info!("mounted at={}", settings.mountpoint.display());
     ready();
@@ -145,6 +155,7 @@ fn serve_store(
     let watch = manager.watch(&settings.mountpoint)?;
     let served = mount.wait();
     drop(watch);
+    drop(scrape);
     drop(tending);
     drop(waking);
     log::info!("unmounted at={}", settings.mountpoint.display());
@@ -188,13 +199,14 @@ fn network_is_allowed() -> io::Result<()> {
     }
 }
 
-fn about(settings: &Settings, since: Now) -> About {
+fn about(settings: &Settings, since: Now, metrics: Option<SocketAddr>) -> About {
     About {
         mountpoint: settings.mountpoint.clone(),
         namespace: settings.namespace.to_string(),
         host: settings.host_id.clone(),
         ttl: settings.ttl,
         since,
+        metrics,
     }
 }
 

@@ -96,6 +96,11 @@ pub(super) struct Mount {
     /// Where to log
     #[arg(long, value_name = "FILE")]
     log_file: Option<OsString>,
+    /// Where to serve metrics over HTTP, at /metrics
+    ///
+    /// A port alone is one of 127.0.0.1. Whoever can connect can read them.
+    #[arg(long, value_name = "[ADDRESS:]PORT")]
+    metrics_listen: Option<OsString>,
     /// Serve the mount from this process, and log to stderr
     #[arg(long, short)]
     foreground: bool,
@@ -123,6 +128,7 @@ impl Mount {
         flags.set("host-id", self.host_id);
         flags.set("durability", self.durability);
         flags.set("log-file", self.log_file);
+        flags.set("metrics-listen", self.metrics_listen);
         flags.set("foreground", self.foreground.then(|| "yes".into()));
         flags.set("debug", self.debug.then(|| "yes".into()));
         let options = MountOptions::parse(self.options.iter().map(String::as_str))?;

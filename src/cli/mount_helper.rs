@@ -173,9 +173,8 @@ impl Helper {
             self.tell(format_args!("would remount {point_shown}"));
             return Ok(Exit::Done);
         }
-        change(&point, options.flags).map_err(|error| {
-            Failure::new(Exit::Failed, format!("cannot remount {point_shown}: {error}"))
-        })?;
+        change(&point, options.flags)
+            .map_err(|error| Failure::new(Exit::Failed, format!("cannot remount {point_shown}: {error}")))?;
         self.tell(format_args!("remounted {point_shown}"));
         Ok(Exit::Done)
     }
@@ -183,7 +182,8 @@ impl Helper {
 
 /// What `/proc/mounts` shows of a FUSE mount (fs/fuse/inode.c, `fuse_show_options`), and mount(8) hands back.
 fn is_said_by_fuse(word: &str) -> bool {
-    let starts = ["user_id=", "group_id=", "rootmode=", "fd=", "max_read=", "blksize=", "subtype=", "fsname="];
+    let starts =
+        ["user_id=", "group_id=", "rootmode=", "fd=", "max_read=", "blksize=", "subtype=", "fsname="];
     starts.iter().any(|start| word.starts_with(start))
 }
 
@@ -228,9 +228,8 @@ fn change(point: &Path, flags: MountFlags) -> io::Result<()> {
     let flags = flags.fold(0, |all, flag| all | flag);
     let target = CString::new(point.as_os_str().as_bytes())?;
     // SAFETY: the path ends with NUL and lives until the call returns; a remount reads no other string.
-    let answer = unsafe {
-        libc::mount(std::ptr::null(), target.as_ptr(), std::ptr::null(), flags, std::ptr::null())
-    };
+    let answer =
+        unsafe { libc::mount(std::ptr::null(), target.as_ptr(), std::ptr::null(), flags, std::ptr::null()) };
     if answer == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
 }
 

@@ -93,7 +93,8 @@ impl MountOptions {
 
     fn take_mode(&mut self, mode: &str) -> Result<(), ConfigError> {
         let mode = u32::from_str_radix(mode, 8).ok().filter(|mode| *mode <= 0o7777);
-        let what = || ConfigError::new("mount option X-mount.mkdir takes a mode in octal: X-mount.mkdir=0755");
+        let what =
+            || ConfigError::new("mount option X-mount.mkdir takes a mode in octal: X-mount.mkdir=0755");
         self.mkdir = Some(mode.ok_or_else(what)?);
         Ok(())
     }

@@ -130,7 +130,12 @@ impl Wire {
         let address = match name {
             [b'@', name @ ..] => SocketAddr::from_abstract_name(name)?,
             [b'/', ..] => SocketAddr::from_pathname(std::ffi::OsStr::from_bytes(name))?,
-            _ => return Err(io::Error::new(io::ErrorKind::InvalidInput, "neither a path nor an abstract name")),
+            _ => {
+                return Err(io::Error::new(
+                    io::ErrorKind::InvalidInput,
+                    "neither a path nor an abstract name",
+                ));
+            }
         };
         let socket = UnixDatagram::unbound()?;
         socket.set_write_timeout(Some(PATIENCE))?;
@@ -238,8 +243,7 @@ mod tests {
         let path = dir.path().join("notify");
         let name = format!("@lockfs-test-{}", std::process::id());
         let abstract_name = SocketAddr::from_abstract_name(&name[1..]).unwrap();
-        let sockets =
-            [UnixDatagram::bind(&path).unwrap(), UnixDatagram::bind_addr(&abstract_name).unwrap()];
+        let sockets = [UnixDatagram::bind(&path).unwrap(), UnixDatagram::bind_addr(&abstract_name).unwrap()];
         for (socket, name) in sockets.iter().zip([path.as_os_str().as_bytes(), name.as_bytes()]) {
             let wire = Wire::open(name, None).unwrap();
             Manager(Some(Arc::new(wire))).ready(Path::new("/locks"));

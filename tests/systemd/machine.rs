@@ -82,7 +82,19 @@ impl Machine {
     /// A shell in the machine, in a session of its own.
     pub(crate) fn command(&self, script: &str) -> Command {
         let mut command = Command::new("nsenter");
-        command.args(["-t", &self.init.to_string(), "-m", "-u", "-i", "-n", "-p", "-C", "--", "setsid", "-w"]);
+        command.args([
+            "-t",
+            &self.init.to_string(),
+            "-m",
+            "-u",
+            "-i",
+            "-n",
+            "-p",
+            "-C",
+            "--",
+            "setsid",
+            "-w",
+        ]);
         command.args(["bash", "-c", script]).env_clear().env("PATH", "/usr/sbin:/usr/bin:/sbin:/bin");
         command.env("LC_ALL", "C").env("SYSTEMD_PAGER", "").current_dir("/").stdin(Stdio::null());
         command

@@ -62,7 +62,8 @@ fn a_crash_brings_the_mount_back_with_its_locks() {
     let before = machine.run(token);
     machine.run("systemctl kill --kill-whom=main -s KILL lockfs");
     machine.eventually("the mount is back", |machine| {
-        machine.property("lockfs", "NRestarts") == "1" && machine.property("lockfs", "ActiveState") == "active"
+        machine.property("lockfs", "NRestarts") == "1"
+            && machine.property("lockfs", "ActiveState") == "active"
     });
     assert_eq!(machine.run(token), before);
     // What the dead daemon left was taken away, not covered.
@@ -135,10 +136,7 @@ fn a_redis_that_wants_a_password_gets_it_from_a_credential() {
     assert!(said.contains("RestrictAddressFamilies="), "{said}");
     machine.run("systemctl stop lockfs");
     let example = concat!(env!("CARGO_MANIFEST_DIR"), "/systemd/examples/network.conf");
-    machine.write(
-        "/etc/systemd/system/lockfs.service.d/network.conf",
-        &fs::read_to_string(example).unwrap(),
-    );
+    machine.write("/etc/systemd/system/lockfs.service.d/network.conf", &fs::read_to_string(example).unwrap());
     machine.write("/etc/credstore/lockfs.redis-password", "hunter2");
     // It comes up by itself once Redis does.
     machine.run("systemctl daemon-reload; systemctl start --no-block lockfs");
