@@ -118,9 +118,9 @@ enum Stage {
     Asked(Vec<u8>),
     /// The answer, and how much of it has gone.
     Answered(Vec<u8>, usize),
-    /// All has gone: what still comes is passed over until the client closes. Closed by us before, the connection
-    /// would be reset, and the client could lose the answer.
-    Ending,
+    /// All has gone, and so many bytes that came later were passed over: a connection that is closed while the
+    /// client still sends is reset, and the client could lose the answer.
+    Ending(usize),
 }
 
 /// Whether a connection goes on.
