@@ -3,10 +3,12 @@
 //! A command returns how the process ends, or a failure: one line for stderr and an exit code. Nothing
 //! else ends the process, writes that line, or knows the numbers. stdout is data, stderr is talk.
 
+mod acquire;
 mod background;
 mod break_lock;
 mod check;
 mod child;
+mod claim;
 mod facts;
 mod json;
 mod ls;
@@ -17,8 +19,10 @@ mod out;
 mod probe;
 mod run;
 mod session;
+mod signals;
 mod status;
 mod umount;
+mod wait;
 mod watch;
 mod xattr;
 
@@ -114,7 +118,7 @@ struct Cli {
 const EXAMPLES: &str = "\
 Exit codes:
   0    done
-  1    held by another, lost, or not possible
+  1    held by another, not had in time, lost, or not possible
   64   the command line or a setting makes no sense
   69   the mount or its store does not answer
   70   a bug in lockfs
@@ -124,6 +128,7 @@ Exit codes:
 Examples:
   $ lockfs mount /locks
   $ lockfs run deploy -- ./deploy.sh
+  $ lockfs acquire --wait 30s build/web
   $ lockfs ls
   $ lockfs umount /locks";
 
@@ -134,6 +139,7 @@ enum Command {
     Status(status::Status),
     Ls(ls::Ls),
     Watch(watch::Watch),
+    Acquire(acquire::Acquire),
     Run(run::Run),
     Break(break_lock::Break),
     Session(session::Session),
@@ -148,6 +154,7 @@ impl Command {
             Self::Status(command) => command.perform(),
             Self::Ls(command) => command.perform(),
             Self::Watch(command) => command.perform(),
+            Self::Acquire(command) => command.perform(),
             Self::Run(command) => command.perform(),
             Self::Break(command) => command.perform(),
             Self::Session(command) => command.perform(),
@@ -204,7 +211,8 @@ fn command() -> clap::Command {
 }
 
 fn parse() -> Result<Cli, clap::Error> {
-    command().try_get_matches().and_then(|matches| Cli::from_arg_matches(&matches))
+    let words = wait::joined(std::env::args_os());
+    command().try_get_matches_from(words).and_then(|matches| Cli::from_arg_matches(&matches))
 }
 
 /// Help and version are data; anything else is one line on stderr.
@@ -299,6 +307,7 @@ mod tests {
             for line in text.lines().filter_map(|line| line.trim().strip_prefix("$ ")) {
                 let typed = words(line);
                 assert_eq!(typed[0], "lockfs", "{name}: {line}");
+                let typed = wait::joined(typed.into_iter().map(Into::into));
                 let parsed = super::command().try_get_matches_from(typed);
                 assert!(parsed.is_ok(), "{name}: {line}: {}", parsed.unwrap_err());
                 count += 1;

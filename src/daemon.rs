@@ -142,7 +142,7 @@ fn serve_store(
     let fs = Arc::new(LockFs::new(Arc::clone(&service), about(settings, store.now(), metrics_at)));
     let mount = Mount::start(Arc::clone(&fs), &settings.mountpoint, &mount_options(settings))?;
     let tending = Tending::start(Arc::clone(&service))?;
-    let waking = Waking::start(service)?;
+    let waking = Waking::start(Arc::clone(&service))?;
     let scrape = port.map(|port| port.serve(Box::new(move || fs.metrics()))).transpose()?;
     if let Some(address) = metrics_at {
         log::info!("serving metrics at=http://{address}/metrics");
@@ -151,7 +151,7 @@ fn serve_store(
     log::info!("mounted at={}", settings.mountpoint.display());
     ready();
     manager.ready(&settings.mountpoint);
-    signals.end_by(mount.unmounter(), store, manager.clone())?;
+    signals.end_by(mount.unmounter(), service, store, manager.clone())?;
     let watch = manager.watch(&settings.mountpoint)?;
     let served = mount.wait();
     drop(watch);
@@ -252,7 +252,13 @@ impl Signals {
     /// Ends the mount when one of them comes, and the process where that does not end it: another mount
     /// namespace may have a copy of the mount, which nobody here can take away. The thread stays behind when
     /// the mount ends by itself; it goes with the process.
-    fn end_by(self, unmounter: Unmounter, store: Arc<dyn LockStore>, manager: Manager) -> io::Result<()> {
+    fn end_by(
+        self,
+        unmounter: Unmounter,
+        service: Arc<LockService>,
+        store: Arc<dyn LockStore>,
+        manager: Manager,
+    ) -> io::Result<()> {
         let wait = move || {
             loop {
                 let mut signal = 0;
@@ -262,10 +268,16 @@ impl Signals {
                 }
                 log::info!("told to end signal={signal}");
                 manager.stopping();
-                if let Err(error) = unmounter.unmount() {
-                    log::warn!("can't unmount: {error}");
-                    continue;
+                match unmounter.unmount() {
+                    Ok(()) => {}
+                    // It was taken out of the tree before, and serves those who are still in it.
+                    Err(error) if error.kind() == io::ErrorKind::InvalidInput => {}
+                    Err(error) => {
+                        log::warn!("can't unmount: {error}");
+                        continue;
+                    }
                 }
+                service.end_all_waits();
                 std::thread::sleep(GRACE);
                 log::warn!("ended, though the mount is still there in another mount namespace");
                 let closed = store.close();

@@ -48,6 +48,8 @@ pub enum Denial {
     Session(SessionError),
     /// The caller was interrupted while it waited.
     Interrupted,
+    /// The daemon ends, and nobody waits any more.
+    Ending,
     /// The kernel does not let a call wait as long (`fs.fuse.max_request_timeout`).
     WaitedTooLong,
 }
@@ -59,6 +61,7 @@ impl fmt::Display for Denial {
             Self::Store(error) => error.fmt(f),
             Self::Session(error) => write!(f, "LOCKFS_SESSION: {error}"),
             Self::Interrupted => f.write_str("interrupted"),
+            Self::Ending => f.write_str("lockfs is ending"),
             Self::WaitedTooLong => f.write_str("waited as long as the kernel lets a call wait"),
         }
     }

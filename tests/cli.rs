@@ -11,6 +11,8 @@ mod locking;
 mod mounting;
 #[path = "servers/mod.rs"]
 mod servers;
+#[path = "cli/waiting.rs"]
+mod waiting;
 #[path = "cli/watching.rs"]
 mod watching;
 #[path = "cli/world.rs"]

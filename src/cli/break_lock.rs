@@ -5,7 +5,7 @@ use std::path::PathBuf;
 
 use clap::Args;
 
-use super::facts::{ALL, Facts, is_gone};
+use super::facts::{Facts, is_gone};
 use super::mounts::{Place, place};
 use super::{Exit, Failure, Outcome, xattr};
 use crate::lock::Token;
@@ -33,9 +33,9 @@ pub(super) struct Break {
 
 impl Break {
     pub(super) fn perform(self) -> Outcome {
-        let place = place(&self.path)?.not_the_root()?;
+        let place = place(&self.path)?.of_a_lock()?;
         let name = place.shown();
-        let facts = Facts::read(&place, ALL).map_err(|error| match is_gone(&error) {
+        let facts = Facts::read(&place).map_err(|error| match is_gone(&error) {
             true => Failure::new(Exit::Failed, format!("there is no lock {name}")),
             false => Failure::new(Exit::Unavailable, format!("cannot read {name}: {error}")),
         })?;

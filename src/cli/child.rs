@@ -11,99 +11,16 @@ use std::os::unix::process::CommandExt;
 use std::process::Command;
 use std::time::Duration;
 
-use libc::{c_int, pid_t, sigset_t};
+use libc::{c_int, pid_t};
 
+use super::signals::{Signal, Signals};
 use crate::clock::{Clock, SystemClock};
-
-/// What is passed on to the command, unless it is ignored here: then it is ignored there.
-const PASSED_ON: &[c_int] = &[
-    libc::SIGHUP,
-    libc::SIGINT,
-    libc::SIGQUIT,
-    libc::SIGTERM,
-    libc::SIGUSR1,
-    libc::SIGUSR2,
-    libc::SIGALRM,
-    libc::SIGWINCH,
-];
-
-/// What ends a process that has not started its command yet.
-const ENDING: &[c_int] = &[libc::SIGHUP, libc::SIGINT, libc::SIGQUIT, libc::SIGTERM];
 
 /// How often a stop looks for what is left.
 const GLANCE: Duration = Duration::from_millis(20);
 
 /// How long the kernel may take to end what was killed.
 const BURIAL: Duration = Duration::from_secs(5);
-
-/// A signal that came.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct Signal {
-    number: c_int,
-    /// From the terminal: then the whole foreground process group got it, the command included.
-    is_from_terminal: bool,
-}
-
-/// The signals of this process, held back until they are asked for.
-pub(crate) struct Signals {
-    held: sigset_t,
-    before: sigset_t,
-}
-
-impl Signals {
-    /// Holds back all that is to be passed on, and SIGCHLD. Call it before the process has a second thread.
-    pub(crate) fn hold() -> Self {
-        let (mut held, mut before) = (empty_set(), empty_set());
-        // SAFETY: all pointers are to sets and actions on this stack; the numbers are signals.
-        unsafe {
-            // Whoever ignores SIGCHLD is not told how its children ended (waitpid(2)).
-            libc::signal(libc::SIGCHLD, libc::SIG_DFL);
-            libc::sigaddset(&raw mut held, libc::SIGCHLD);
-            for &number in PASSED_ON {
-                let mut action: libc::sigaction = std::mem::zeroed();
-                libc::sigaction(number, std::ptr::null(), &raw mut action);
-                if action.sa_sigaction != libc::SIG_IGN {
-                    libc::sigaddset(&raw mut held, number);
-                }
-            }
-            libc::sigprocmask(libc::SIG_BLOCK, &raw const held, &raw mut before);
-        }
-        Self { held, before }
-    }
-
-    /// The next signal, waiting for at most `limit`.
-    fn next(&self, limit: Duration) -> Option<Signal> {
-        let limit = libc::timespec {
-            tv_sec: libc::time_t::try_from(limit.as_secs()).unwrap_or(libc::time_t::MAX),
-            tv_nsec: limit.subsec_nanos().into(),
-        };
-        // SAFETY: siginfo_t is plain data, for which zeroes are a value; all pointers are to this stack.
-        let (number, info) = unsafe {
-            let mut info: libc::siginfo_t = std::mem::zeroed();
-            (libc::sigtimedwait(&raw const self.held, &raw mut info, &raw const limit), info)
-        };
-        (number > 0).then_some(Signal { number, is_from_terminal: info.si_code == libc::SI_KERNEL })
-    }
-
-    /// The number of a signal that came already and that ends a process.
-    pub(crate) fn ending(&self) -> Option<c_int> {
-        while let Some(signal) = self.next(Duration::ZERO) {
-            if ENDING.contains(&signal.number) {
-                return Some(signal.number);
-            }
-        }
-        None
-    }
-}
-
-fn empty_set() -> sigset_t {
-    // SAFETY: sigemptyset(3) makes any memory of that size a set.
-    unsafe {
-        let mut set: sigset_t = std::mem::zeroed();
-        libc::sigemptyset(&raw mut set);
-        set
-    }
-}
 
 /// How a command ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

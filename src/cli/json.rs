@@ -35,6 +35,13 @@ impl Object {
         }
     }
 
+    /// Adds `name` with an array of `items`.
+    #[must_use]
+    pub(crate) fn list(self, name: &str, items: impl IntoIterator<Item = Self>) -> Self {
+        let items: Vec<_> = items.into_iter().map(Self::end).collect();
+        self.raw(name, &format!("[{}]", items.join(",")))
+    }
+
     fn raw(mut self, name: &str, value: &str) -> Self {
         let comma = if self.0.is_empty() { "" } else { "," };
         write!(self.0, "{comma}{}:{value}", quoted(name)).expect("a String takes all that is written");
@@ -111,6 +118,9 @@ mod tests {
     fn an_object_keeps_the_order_of_its_members() {
         let object = Object::default().text("path", Some("a")).number("waiting", Some(0)).text("x", None);
         assert_eq!(object.end(), r#"{"path":"a","waiting":0,"x":null}"#);
+        let items = ["b", "c"].map(|text| Object::default().text("n", Some(text)));
+        let nested = Object::default().list("none", []).list("some", items);
+        assert_eq!(nested.end(), r#"{"none":[],"some":[{"n":"b"},{"n":"c"}]}"#);
         assert_eq!(
             Object::default().scalar("token", "7451999999999999999").end(),
             r#"{"token":"7451999999999999999"}"#

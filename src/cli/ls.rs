@@ -7,17 +7,18 @@ use std::path::{Path, PathBuf};
 
 use clap::Args;
 
-use super::facts::{ALL, Facts, SUMMARY, TtlLeft, is_gone};
+use super::facts::{Facts, Grant, TtlLeft, expires, is_gone};
 use super::json::{self, Object};
 use super::mounts::{Place, default_mount, place, shown};
 use super::out::{escaped, print, span, table};
 use super::{Exit, Failure, Outcome, say};
-use crate::clock::{Clock, SystemClock, WallTime};
 
 /// List the locks: who holds what, since when
 ///
 /// Walks the tree and reads what each lock says of itself. A directory is listed if it is a lock, that is named
-/// *.lock or has a ttl; with --all each is. A lock that is released meanwhile is left out.
+/// *.lock or has a ttl; with --all each is. A lock that is released meanwhile is left out. WAITING is how many wait for
+/// it. Of a file that flock(2) or fcntl(2) is used on, HOLDER is the first of those who have it locked, and how; JSON
+/// has all of them as grants.
 #[derive(Debug, Args)]
 #[command(after_long_help = "\
 Examples:
@@ -55,12 +56,7 @@ impl Ls {
                 Failure::new(exit, format!("cannot list {}: {error}", shown(&top.path())))
             })?
             .file_type();
-        let mut walk = Walk {
-            all: self.all,
-            names: if self.json { ALL } else { SUMMARY },
-            rows: Vec::new(),
-            exit: Exit::Done,
-        };
+        let mut walk = Walk { all: self.all, rows: Vec::new(), exit: Exit::Done };
         if kind.is_dir() {
             // The directory that was asked for is not one of its locks.
             walk.children(&top);
@@ -68,8 +64,7 @@ impl Ls {
             walk.entry(top, kind);
         }
         walk.rows.sort_by(|a, b| a.name.cmp(&b.name));
-        let now = SystemClock.now().wall;
-        print(if self.json { as_json(&walk.rows, now) } else { as_table(&walk.rows, now) })?;
+        print(if self.json { as_json(&walk.rows) } else { as_table(&walk.rows) })?;
         Ok(walk.exit)
     }
 }
@@ -77,8 +72,6 @@ impl Ls {
 /// A walk through the tree, and what it found.
 struct Walk {
     all: bool,
-    /// The attributes that are shown.
-    names: &'static [&'static str],
     rows: Vec<Row>,
     exit: Exit,
 }
@@ -117,15 +110,14 @@ impl Walk {
     }
 
     fn entry(&mut self, place: Place, kind: FileType) {
-        match Facts::read(&place, self.names) {
-            Ok(facts) => {
-                let has_ttl = matches!(facts.ttl(), TtlLeft::Seconds(_));
-                let is_lock =
-                    !kind.is_dir() || has_ttl || place.name.as_os_str().as_bytes().ends_with(b".lock");
-                if is_lock || self.all {
-                    self.rows.push(Row { name: place.name, kind, facts });
-                }
-            }
+        let is_lock = self.all || !kind.is_dir() || place.name.as_os_str().as_bytes().ends_with(b".lock");
+        let facts = match is_lock {
+            true => Facts::read(&place).map(Some),
+            false => expires(&place).and_then(|expires| expires.then(|| Facts::read(&place)).transpose()),
+        };
+        match facts {
+            Ok(Some(facts)) => self.rows.push(Row { name: place.name, kind, facts }),
+            Ok(None) => {}
             Err(error) => self.skip(&place, &error),
         }
     }
@@ -143,7 +135,7 @@ fn is_reserved(name: &OsStr) -> bool {
     [".sessions", ".wait", ".lockfs"].iter().any(|reserved| name == *reserved)
 }
 
-fn as_table(rows: &[Row], now: WallTime) -> String {
+fn as_table(rows: &[Row]) -> String {
     let rows: Vec<_> = rows
         .iter()
         .map(|Row { name, facts, .. }| {
@@ -152,16 +144,26 @@ fn as_table(rows: &[Row], now: WallTime) -> String {
                 TtlLeft::Never => "never".to_owned(),
                 TtlLeft::Unknown => "-".to_owned(),
             };
-            let age = facts.age(now).map_or("-".to_owned(), span);
+            let age = facts.age().map_or("-".to_owned(), span);
             let scope = escaped(facts.get("scope").unwrap_or("-"));
             let waiting = escaped(facts.get("waiting").unwrap_or("-"));
-            [shown(name), facts.holder(), age, ttl, scope, waiting]
+            [shown(name), holder(facts), age, ttl, scope, waiting]
         })
         .collect();
     table(["PATH", "HOLDER", "AGE", "TTL-LEFT", "SCOPE", "WAITING"], &rows)
 }
 
-fn as_json(rows: &[Row], now: WallTime) -> String {
+/// Who holds it; of an advisory file the first of them, and how: `bob@dev1 make[7] (flock shared, 2 more)`.
+fn holder(facts: &Facts) -> String {
+    let holder = facts.holder();
+    match facts.grants() {
+        [] => holder,
+        [only] => format!("{holder} ({})", only.how()),
+        [first, others @ ..] => format!("{holder} ({}, {} more)", first.how(), others.len()),
+    }
+}
+
+fn as_json(rows: &[Row]) -> String {
     json::array(rows.iter().map(|row| {
         let facts = &row.facts;
         let object = path_members(&row.name)
@@ -175,7 +177,7 @@ fn as_json(rows: &[Row], now: WallTime) -> String {
             .text("command", facts.get("command"))
             .text("token", facts.get("token"))
             .text("since", facts.get("since"))
-            .number("age_seconds", facts.age(now));
+            .number("age_seconds", facts.age());
         let object = match facts.ttl() {
             TtlLeft::Seconds(left) => object.number("ttl_seconds", Some(left)),
             TtlLeft::Never | TtlLeft::Unknown => object.number("ttl_seconds", None),
@@ -184,7 +186,21 @@ fn as_json(rows: &[Row], now: WallTime) -> String {
             .text("expires", facts.get("expires"))
             .text("scope", facts.get("scope"))
             .number("waiting", facts.number("waiting"))
+            .list("grants", facts.grants().iter().map(grant))
     }))
+}
+
+/// An advisory lock that somebody has. The bytes of flock(2) are all there are; the last may be without end.
+fn grant(grant: &Grant) -> Object {
+    let (first, last) = grant.range.as_deref().unwrap_or("0-").split_once('-').unwrap_or_default();
+    Object::default()
+        .text("style", Some(&grant.style))
+        .text("mode", Some(&grant.mode))
+        .number("first", first.parse().ok())
+        .number("last", last.parse().ok())
+        .text("holder", Some(&escaped(&grant.holder)))
+        .number("pid", grant.pid)
+        .text("since", grant.since.as_deref())
 }
 
 /// JSON has no strings but of characters: a path that is not UTF-8 is shown, and exact in hex beside it.

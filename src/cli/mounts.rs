@@ -69,16 +69,28 @@ impl Place {
         self.mount.path(Path::new(".lockfs/info").join(self.lock()))
     }
 
+    /// The file whose opening waits for its lock.
+    pub(crate) fn door(&self) -> PathBuf {
+        self.mount.path(Path::new(".wait").join(self.lock()))
+    }
+
     /// Its name as it is shown.
     pub(crate) fn shown(&self) -> String {
         shown(&self.name)
     }
 
-    /// This place, unless it is the mount itself.
-    pub(crate) fn not_the_root(self) -> Result<Self, Failure> {
+    /// This place, if it can be a lock's: it is not the mount itself, nor of what the mount adds to the tree.
+    pub(crate) fn of_a_lock(self) -> Result<Self, Failure> {
+        let usage = |what: String| Err(Failure::new(Exit::Usage, what));
+        let name = self.shown();
         if self.name.as_os_str().is_empty() {
-            let point = shown(&self.mount.point);
-            return Err(Failure::new(Exit::Usage, format!("{point} is the mount itself: name a lock in it")));
+            return usage(format!("{} is the mount itself: name a lock in it", shown(&self.mount.point)));
+        }
+        if let Ok(lock) = self.name.strip_prefix(".wait") {
+            return usage(format!("{name} is where {} is waited for: name that", shown(lock)));
+        }
+        if self.lock().as_os_str().is_empty() || self.name.starts_with(".lockfs") {
+            return usage(format!("{name} is no place for a lock"));
         }
         Ok(self)
     }

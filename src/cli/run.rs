@@ -6,10 +6,10 @@
 //! daemon that is restarted has neither lost nor given away anything, so then the watch waits for it.
 
 use std::ffi::{OsStr, OsString};
-use std::fs::{self, File, OpenOptions};
+use std::fs::{self, File};
 use std::io::{self, ErrorKind};
 use std::os::unix::fs::MetadataExt;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::mpsc::{self, RecvTimeoutError};
 use std::sync::{Arc, OnceLock};
 use std::thread;
@@ -17,11 +17,13 @@ use std::time::Duration;
 
 use clap::Args;
 
-use super::child::{Child, Ending, Signals};
-use super::facts::{Facts, SUMMARY, is_gone};
-use super::mounts::{Place, mount_of, mounted, place, shown};
+use super::child::{Child, Ending};
+use super::claim::{Attempt, Claim, Look, Loss, Release, look, now_held};
+use super::mounts::{Place, mount_of, mounted, place};
 use super::out::escaped;
 use super::session::SessionName;
+use super::signals::Signals;
+use super::wait::{Waiting, speak_for};
 use super::{Exit, Failure, Outcome, say, xattr};
 use crate::lock::Ttl;
 
@@ -30,19 +32,23 @@ use crate::lock::Ttl;
 /// Acquires the lock, runs the command with LOCKFS_PATH (the lock's file) and LOCKFS_TOKEN (its fencing token)
 /// in its environment, passes signals on to it, releases the lock, and exits as the command did: with its code,
 /// 128 + signal where one ended it, 127 or 126 where it could not be started. If the lock is held by another,
-/// nothing runs and the exit code is 1. If the lock is lost meanwhile, the command and what it started are
-/// stopped, and the exit code is 1.
+/// nothing runs and the exit code is 1, unless --wait says to wait for it: first come, first served, over all hosts.
+/// If the lock is lost meanwhile, the command and what it started are stopped, and the exit code is 1.
 #[derive(Debug, Args)]
 #[command(after_long_help = "\
+The time is in seconds, or has units: 30, 0.5, 5m, 1h30m. Without one --wait has
+no limit. What follows it and is a time is its time: a lock of the name 30 is
+./30. Ctrl-C ends the wait, and leaves neither a lock nor a place in the queue.
+
 Examples:
   $ lockfs run deploy -- ./deploy.sh
-  $ lockfs run -E 75 nightly -- rsync -a /srv backup:
+  $ lockfs run --wait deploy -- ./deploy.sh
+  $ lockfs run --wait 30s -E 75 nightly -- rsync -a /srv backup:
   $ lockfs run --ttl 30s --grace 5s build/web -- make web
   $ lockfs run ./here -- sh -c 'echo $LOCKFS_TOKEN'")]
 pub(super) struct Run {
-    /// The exit code when another holds the lock
-    #[arg(short = 'E', long, value_name = "CODE", default_value_t = 1)]
-    conflict_exit_code: u8,
+    #[command(flatten)]
+    waiting: Waiting,
     /// Acquire the lock for this session
     #[arg(long, value_name = "NAME")]
     session: Option<SessionName>,
@@ -73,13 +79,16 @@ const PERIOD: Duration = Duration::from_millis(250);
 
 impl Run {
     pub(super) fn perform(self) -> Outcome {
-        let place = place(&self.path)?.not_the_root()?;
+        let place = place(&self.path)?.of_a_lock()?;
+        let limit = self.waiting.begin();
+        if let Some(session) = self.session.as_ref().filter(|_| !limit.is_none()) {
+            speak_for(session, &place)?;
+        }
         let signals = Signals::hold();
-        let claim = match Claim::acquire(&place, self.session.as_ref())? {
+        let claim = match Claim::acquire(&place, self.session.as_ref(), &limit, &signals)? {
             Attempt::Granted(claim) => claim,
-            Attempt::Held(message) => {
-                return Err(Failure::new(Exit::Code(self.conflict_exit_code), message));
-            }
+            Attempt::Held(message) => return Err(self.waiting.conflict(message)),
+            Attempt::Signalled(signal) => return Ok(Exit::Code(Ending::code_of_signal(signal))),
         };
         let outcome = self.under(&claim, &place, &signals);
         match (claim.release(), outcome) {
@@ -99,9 +108,7 @@ impl Run {
     fn under(&self, claim: &Claim, place: &Place, signals: &Signals) -> Outcome {
         let name = place.shown();
         if let Some(ttl) = self.ttl {
-            xattr::set_of(&claim.file, "ttl", &ttl.to_string()).map_err(|error| {
-                Failure::new(Exit::Unavailable, format!("cannot set the ttl of {name}: {error}"))
-            })?;
+            claim.set_ttl(ttl, &name)?;
         }
         // A lock that excludes on this host only has no token: DESIGN 6, hybrid.
         let token = xattr::get_of(&claim.file, "token").ok();
@@ -135,137 +142,6 @@ impl Run {
                 return Err(Failure::new(Exit::Failed, ""));
             }
         }
-    }
-}
-
-/// Who has it now, for a message.
-fn now_held(place: &Place) -> String {
-    Facts::read(place, SUMMARY)
-        .map_or_else(|_| String::new(), |facts| format!(" and is {}", facts.sentence()))
-}
-
-/// What an acquire came to.
-enum Attempt {
-    Granted(Claim),
-    /// Another holds it; says who.
-    Held(String),
-}
-
-/// A lock that this process acquired.
-struct Claim {
-    /// Open as long as the lock is held.
-    file: File,
-    /// The path that it was created by: below `.sessions` for a named session.
-    path: PathBuf,
-    /// Its inode number: another lock of that name has another.
-    ino: u64,
-}
-
-/// What became of a lock by the time of its release.
-enum Release {
-    /// It was released.
-    Done,
-    /// The holder had removed it itself.
-    Gone,
-    /// It was lost before.
-    Lost,
-}
-
-impl Claim {
-    fn acquire(place: &Place, session: Option<&SessionName>) -> Result<Attempt, Failure> {
-        let path = match session {
-            Some(session) => session.directory(&place.mount).join(place.lock()),
-            None => place.path(),
-        };
-        let name = place.shown();
-        match OpenOptions::new().write(true).create_new(true).open(&path) {
-            Ok(file) => {
-                let unread = |error| Failure::new(Exit::Unavailable, format!("cannot read {name}: {error}"));
-                let ino = file.metadata().map_err(unread)?.ino();
-                Ok(Attempt::Granted(Self { file, path, ino }))
-            }
-            Err(error) if error.kind() == ErrorKind::AlreadyExists => {
-                Ok(Attempt::Held(match Facts::read(place, SUMMARY) {
-                    Ok(facts) => format!("{name} is {}", facts.sentence()),
-                    Err(_) => format!("{name} is held by another"),
-                }))
-            }
-            Err(error) => Err(refusal(place, session, &error)),
-        }
-    }
-
-    /// Releases the lock, unless it is not ours any more.
-    fn release(self) -> io::Result<Release> {
-        // Asked first: once the lock is lost its name may be another's, and later ours again.
-        let seen = look(&self.file);
-        if seen == Look::Lost(Loss::Lost) {
-            return Ok(Release::Lost);
-        }
-        match fs::symlink_metadata(&self.path) {
-            Ok(data) if data.ino() != self.ino => {
-                return Ok(if seen == Look::Unknown { Release::Lost } else { Release::Gone });
-            }
-            Ok(_) => {}
-            Err(error) if error.kind() == ErrorKind::NotFound => return Ok(Release::Gone),
-            Err(error) => return Err(error),
-        }
-        match fs::remove_file(&self.path) {
-            Ok(()) => Ok(Release::Done),
-            Err(error) if error.kind() == ErrorKind::NotFound => Ok(Release::Gone),
-            // Another's by now: the mount keeps a late unlink away from it (DESIGN 4).
-            Err(error) if error.kind() == ErrorKind::StaleNetworkFileHandle => Ok(Release::Lost),
-            Err(error) => Err(error),
-        }
-    }
-}
-
-/// Why nothing was acquired although nobody holds the lock.
-fn refusal(place: &Place, session: Option<&SessionName>, error: &io::Error) -> Failure {
-    let name = place.shown();
-    if error.kind() == ErrorKind::NotFound {
-        if let Some(session) = session.filter(|session| !session.directory(&place.mount).is_dir()) {
-            let session = session.as_str();
-            let message = format!("there is no session {session}: lockfs session begin {session} begins it");
-            return Failure::new(Exit::Usage, message);
-        }
-        let missing = place.name.ancestors().skip(1).filter(|above| !place.mount.path(above).is_dir()).last();
-        if let Some(missing) = missing {
-            let path = shown(&place.path().parent().map(Path::to_owned).unwrap_or_default());
-            let message = format!("there is no directory {}: mkdir -p {path} makes it", shown(missing));
-            return Failure::new(Exit::Usage, message);
-        }
-    }
-    let exit = match error.kind() {
-        ErrorKind::PermissionDenied | ErrorKind::NotADirectory | ErrorKind::InvalidFilename => Exit::Usage,
-        _ => Exit::Unavailable,
-    };
-    Failure::new(exit, format!("cannot acquire {name}: {error}"))
-}
-
-/// How a held lock ends without its holder's release.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Loss {
-    /// It expired, was broken or handed on.
-    Lost,
-    /// Its file was removed, by the command itself or by whoever may.
-    Removed,
-}
-
-/// What a look at an open lock shows.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Look {
-    Held,
-    Lost(Loss),
-    /// The mount can't be asked.
-    Unknown,
-}
-
-fn look(file: &File) -> Look {
-    match file.metadata() {
-        Ok(data) if data.nlink() == 0 => Look::Lost(Loss::Removed),
-        Ok(_) => Look::Held,
-        Err(error) if is_gone(&error) => Look::Lost(Loss::Lost),
-        Err(_) => Look::Unknown,
     }
 }
 
@@ -344,28 +220,5 @@ mod tests {
         assert_eq!(span("0"), Ok(Duration::ZERO));
         assert_eq!(span("1m30s"), Ok(Duration::from_secs(90)));
         assert!(span("never").is_err() && span("x").is_err());
-    }
-
-    #[test]
-    fn a_file_is_held_until_it_is_removed() {
-        let dir = tempfile::tempdir().unwrap();
-        let path = dir.path().join("lock");
-        let file = File::create_new(&path).unwrap();
-        assert_eq!(look(&file), Look::Held);
-        fs::remove_file(&path).unwrap();
-        assert_eq!(look(&file), Look::Lost(Loss::Removed));
-    }
-
-    #[test]
-    fn a_release_leaves_the_lock_of_another_alone() {
-        let dir = tempfile::tempdir().unwrap();
-        let path = dir.path().join("lock");
-        let file = File::create_new(&path).unwrap();
-        let ino = file.metadata().unwrap().ino();
-        let claim = Claim { file, path: path.clone(), ino };
-        fs::rename(&path, dir.path().join("kept")).unwrap();
-        File::create_new(&path).unwrap();
-        assert!(matches!(claim.release(), Ok(Release::Gone)));
-        assert!(path.exists());
     }
 }

@@ -81,6 +81,21 @@ impl SessionName {
     pub(super) fn as_str(&self) -> &str {
         self.0.as_str()
     }
+
+    /// Refuses a session that nobody has begun.
+    pub(super) fn must_exist(&self, mount: &Mount) -> Result<(), Failure> {
+        if self.directory(mount).is_dir() {
+            return Ok(());
+        }
+        let message = format!("there is no session {self}: lockfs session begin {self} begins it");
+        Err(Failure::new(Exit::Usage, message))
+    }
+}
+
+impl std::fmt::Display for SessionName {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(self.as_str())
+    }
 }
 
 impl std::str::FromStr for SessionName {

@@ -13,7 +13,7 @@ use std::os::linux::net::SocketAddrExt;
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::net::{SocketAddr, UnixDatagram};
 use std::os::unix::process::CommandExt;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::{Command, Stdio};
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
@@ -94,7 +94,7 @@ impl Manager {
         Ok(Some(Watch { end: Some(end), thread: Some(thread) }))
     }
 
-    fn keep_telling(&self, mountpoint: &PathBuf, period: Duration, ended: &Receiver<()>) {
+    fn keep_telling(&self, mountpoint: &Path, period: Duration, ended: &Receiver<()>) {
         let mut last = None;
         loop {
             let answer = ask(mountpoint);

@@ -17,6 +17,8 @@ pub(super) fn of(error: &Error) -> Errno {
         Error::Denied(Denial::Store(StoreError::Failed(_))) => Errno::EIO,
         Error::Denied(Denial::Store(StoreError::NoSpace)) => Errno::ENOSPC,
         Error::Denied(Denial::Interrupted) => Errno::EINTR,
+        // As the kernel itself answers whoever is left when a daemon ends.
+        Error::Denied(Denial::Ending) => Errno::ECONNABORTED,
         Error::Denied(Denial::WaitedTooLong) => Errno::ETIMEDOUT,
         Error::Denied(Denial::Session(_)) | Error::BadValue | Error::WrongKind => Errno::EINVAL,
         Error::Name(NameError::TooLong) => Errno::ENAMETOOLONG,

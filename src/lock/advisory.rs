@@ -124,6 +124,17 @@ impl Range {
         self.first <= other.first && other.last <= self.last
     }
 
+    /// Whether nothing is between the two.
+    pub const fn touches(self, other: Self) -> bool {
+        self.first <= other.last + 1 && other.first <= self.last + 1
+    }
+
+    /// From the first byte of either to the last of either.
+    #[must_use]
+    pub fn joined(self, other: Self) -> Self {
+        Self { first: self.first.min(other.first), last: self.last.max(other.last) }
+    }
+
     /// What is left of it before and behind `other`.
     pub fn without(self, other: Self) -> impl Iterator<Item = Self> {
         if !self.overlaps(other) {
@@ -249,6 +260,15 @@ mod tests {
         assert_eq!(Range::new(0, u64::MAX), Some(Range::WHOLE));
         assert!(range(0, 4).overlaps(range(4, 9)) && !range(0, 4).overlaps(range(5, 9)));
         assert!(range(0, 4).contains(range(4, 4)) && !range(0, 4).contains(range(4, 5)));
+    }
+
+    #[test]
+    fn ranges_that_touch_are_joined() {
+        assert!(range(0, 4).touches(range(5, 9)) && range(5, 9).touches(range(0, 4)));
+        assert!(range(0, 4).touches(range(2, 3)) && !range(0, 4).touches(range(6, 9)));
+        assert!(Range::WHOLE.touches(range(Range::END, Range::END)));
+        assert_eq!(range(0, 4).joined(range(5, 9)), range(0, 9));
+        assert_eq!(range(3, 9).joined(range(0, 4)), range(0, 9));
     }
 
     #[test]

@@ -41,6 +41,8 @@ struct Table {
     calls: HashMap<u64, Call>,
     /// Interrupts of calls that were not known when they came, oldest first.
     early: VecDeque<u64>,
+    /// Nobody may wait any more.
+    is_ending: bool,
 }
 
 struct Call {
@@ -91,12 +93,6 @@ impl Waiters {
     /// Whether a call was interrupted before it was known here.
     fn was_interrupted(&self, request: u64) -> bool {
         self.table().take_early(request)
-    }
-
-    /// The calls that have waited since `moment` or longer.
-    fn since(&self, moment: BootTime) -> Vec<u64> {
-        let table = self.table();
-        table.calls.iter().filter(|(_, call)| call.since <= moment).map(|(request, _)| *request).collect()
     }
 }
 
@@ -154,9 +150,10 @@ impl LockService {
         let command = Arc::new(command);
         {
             let mut table = self.waiters.table();
-            if table.take_early(request) {
+            if table.is_ending || table.take_early(request) {
+                let denial = if table.is_ending { Denial::Ending } else { Denial::Interrupted };
                 drop(table);
-                return answer(Err(Denial::Interrupted));
+                return answer(Err(denial));
             }
             let since = self.store.now().boot;
             let stage = Stage::Asking { again: false, is_queued: false };
@@ -252,21 +249,28 @@ impl LockService {
 
     /// Ends the waits that are `limit` old: the kernel would end the whole mount for them.
     pub(super) fn end_waits_older_than(&self, limit: Duration) {
-        let now = self.store.now().boot.since(BootTime::default());
-        let Some(moment) = now.checked_sub(limit).map(|span| BootTime::default() + span) else {
-            return;
-        };
-        for request in self.waiters.since(moment) {
+        let now = self.store.now().boot;
+        self.end_waits(&Denial::WaitedTooLong, |call| now.since(call.since) >= limit);
+    }
+
+    /// Ends all waits, for the daemon ends; nobody waits from now on.
+    pub fn end_all_waits(&self) {
+        self.waiters.table().is_ending = true;
+        self.end_waits(&Denial::Ending, |_| true);
+    }
+
+    /// Ends parked waits with a denial; their places in the queue go.
+    fn end_waits(&self, denial: &Denial, is_meant: impl Fn(&Call) -> bool) {
+        let ended: Vec<Call> = {
             let mut table = self.waiters.table();
-            let call = table.calls.get_mut(&request).filter(|call| call.stage == Stage::Parked);
-            let Some(call) = call.is_some().then(|| table.calls.remove(&request)).flatten() else {
-                continue;
-            };
-            drop(table);
-            if let Some(answer) = call.answer {
-                answer(Err(Denial::WaitedTooLong));
+            let is_meant = |_: &u64, call: &mut Call| call.stage == Stage::Parked && is_meant(call);
+            table.calls.extract_if(is_meant).map(|(_, call)| call).collect()
+        };
+        for Call { command, answer, .. } in ended {
+            if let Some(answer) = answer {
+                answer(Err(denial.clone()));
             }
-            self.give_back(&call.command, Ok(Reply::Waits));
+            self.give_back(&command, Ok(Reply::Waits));
         }
     }
 

@@ -99,6 +99,10 @@ impl LevelStore {
         for session in &mut kept.sessions {
             session.seen = now.boot;
         }
+        // Nor does it for files that somebody may have used till the end.
+        for record in kept.records.iter_mut().filter(|record| record.is_advisory()) {
+            record.seen = now.boot;
+        }
         let seconds = u32::try_from(now.wall.secs()).unwrap_or(0);
         let epoch = kept.epoch.map_or(seconds, |last| seconds.max(last.saturating_add(1)));
         let epoch = epoch.max(crate::lock::Token::EPOCH_MIN);

@@ -19,12 +19,20 @@
 //! | `hosts`, `seen` | hash, sorted set | hosts: which daemon it is, when it was last heard of |
 //! | `recover` | set | hosts that still have to say what they hold |
 //! | `past` | sorted set | of each epoch before this one the last token that this data knows of; a thousand |
+//! | `mounts` | hash | mounts and their leases |
+//! | `f:INO` | hash | what each mount has of an object: whether it is open there, and its advisory locks |
+//! | `m:MOUNT` | sorted set | of what a mount has something, and for what it waits |
+//! | `u:MOUNT` | stream | what a mount is to hear: wakes |
+//! | `w:SUBJECT` | sorted set | who waits for a lock on an object or for a name, in their order |
+//! | `waits`, `k:ID` | hash, set | who waits, of all; of a session |
+//! | `r` | sorted set | until when something is reserved for whom |
 //! | `q:DAEMON` | hash | the last answer to each request under way |
 //!
 //! No key of locks has an expiry of the server's: a part that goes by itself would tear the tree, and servers
 //! evict what has one first (`volatile-*`). A lock past its deadline is dead for every script, and any daemon
 //! sweeps it.
 
+mod advisory;
 mod cluster;
 mod codec;
 mod copies;
@@ -34,6 +42,8 @@ mod handshake;
 mod keeper;
 mod link;
 mod meters;
+mod opens;
+mod orphan;
 mod primary;
 mod report;
 mod requests;
@@ -44,6 +54,7 @@ mod steps;
 mod tls;
 mod undo;
 mod url;
+mod waker;
 mod wire;
 
 use std::collections::HashMap;
@@ -68,6 +79,7 @@ use keeper::{Keeper, Memory};
 use requests::{Requests, Seen, unreadable};
 use script::Script;
 use undo::UndoList;
+use waker::Waker;
 
 /// How long an answer about a directory may be used again: as long as the kernel itself remembers it.
 const GLANCE: Duration = Duration::from_secs(1);
@@ -110,6 +122,7 @@ pub struct RedisStore {
     copies: Arc<Mutex<Copies>>,
     keeper: Arc<Keeper>,
     heard: Arc<Heard>,
+    waker: Arc<Waker>,
     glances: Mutex<HashMap<Ino, Glance>>,
     threads: Mutex<Vec<JoinHandle<()>>>,
     acks: Acks,
@@ -145,9 +158,11 @@ impl RedisStore {
         let (requests, copies) = (Arc::new(requests), Arc::<Mutex<Copies>>::default());
         let who = (options.host.as_str(), format!("{} {instance}", options.machine));
         let memory = Memory(file(".namespace"));
+        let waker = Arc::<Waker>::default();
         let keeper = Keeper::new(
             Arc::clone(&requests),
             Arc::clone(&copies),
+            Arc::clone(&waker),
             who,
             options.owner,
             options.window,
@@ -159,6 +174,7 @@ impl RedisStore {
             copies,
             keeper: Arc::new(keeper),
             heard: Arc::default(),
+            waker,
             glances: Mutex::default(),
             threads: Mutex::default(),
             acks: options.acks,
@@ -245,7 +261,8 @@ impl RedisStore {
 impl LockStore for RedisStore {
     fn execute(&self, command: &Command) -> Result<Outcome, StoreError> {
         let now = self.requests.now();
-        if let Some(outcome) = self.copies(|copies| copies.execute(now, command)) {
+        if let Some((outcome, wakes)) = self.copies(|copies| copies.execute(now, command)) {
+            self.waker.tell(&self.requests, wakes);
             return Ok(outcome);
         }
         self.carry_out(command)
@@ -262,7 +279,7 @@ impl LockStore for RedisStore {
 
     fn stat(&self, ino: Ino) -> Result<Option<Attributes>, StoreError> {
         if let Some(orphan) = self.copies(|copies| copies.stat(self.requests.now(), ino)) {
-            return Ok(Some(orphan));
+            return Ok(orphan);
         }
         self.read_attributes(&self.requests.look(Script::Look, &[&ino.as_u64().to_be_bytes()])?)
     }
@@ -286,7 +303,7 @@ impl LockStore for RedisStore {
 
     fn view(&self, ino: Ino) -> Result<Option<View>, StoreError> {
         if let Some(orphan) = self.copies(|copies| copies.view(self.requests.now(), ino)) {
-            return Ok(Some(orphan));
+            return Ok(orphan);
         }
         let seen = self.requests.look(Script::View, &[&ino.as_u64().to_be_bytes()])?;
         match Reader::new(&seen.text).view().map_err(unreadable)? {
@@ -340,19 +357,30 @@ impl LockStore for RedisStore {
         Reader::new(&seen.text).ttls().map_err(unreadable)
     }
 
-    fn queue(&self, _spot: &Spot) -> Result<Vec<Waiter>, StoreError> {
-        Ok(Vec::new())
+    fn queue(&self, spot: &Spot) -> Result<Vec<Waiter>, StoreError> {
+        let parent = spot.parent.as_u64().to_be_bytes();
+        let seen = self.requests.look(Script::Waiting, &[&parent, spot.name.as_bytes()])?;
+        Reader::new(&seen.text).waiters().map_err(unreadable)
     }
 
     fn mounts(&self) -> Result<Vec<Mount>, StoreError> {
-        Ok(Vec::new())
+        let seen = self.requests.look(Script::Waiting, &[b""])?;
+        Reader::new(&seen.text).mounts().map_err(unreadable)
     }
 
-    fn end_wakes(&self) {}
+    fn end_wakes(&self) {
+        self.waker.end(&self.requests);
+    }
 
     fn await_wakes(&self, limit: Duration) -> Result<Wakes, StoreError> {
-        std::thread::sleep(limit);
-        Ok(Wakes::These(Vec::new()))
+        let (wakes, advisory) = self.waker.await_wakes(&self.requests, limit)?;
+        // Each is to be heard.
+        let news =
+            self.copies(|copies| advisory.into_iter().filter(|ino| copies.hear_advisory(*ino)).count());
+        if news > 0 {
+            self.requests.call_keeper();
+        }
+        Ok(wakes)
     }
 
     fn events(&self, after: u64, limit: usize) -> Result<EventPage, StoreError> {
@@ -366,7 +394,9 @@ impl LockStore for RedisStore {
     fn counts(&self) -> Result<Counts, StoreError> {
         let seen = self.requests.look(Script::Counts, &[])?;
         let mut counts = Reader::new(&seen.text).counts().map_err(unreadable)?;
-        counts.locks += self.copies(|copies| copies.orphans());
+        let (orphans, waits) = self.copies(|copies| copies.orphans());
+        counts.locks += orphans;
+        counts.waits += waits;
         Ok(counts)
     }
 
@@ -385,6 +415,7 @@ impl LockStore for RedisStore {
             // It waits there for the next event; where this is not allowed it ends a second later.
             self.requests.query(redis::cmd("CLIENT").arg("UNBLOCK").arg(client)).ok();
         }
+        self.waker.end(&self.requests);
         self.requests.disconnect();
         for thread in std::mem::take(&mut *self.threads.lock().unwrap_or_else(PoisonError::into_inner)) {
             // A panic in it has been printed by the panic hook.

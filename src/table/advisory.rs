@@ -8,7 +8,7 @@ use std::collections::BTreeMap;
 use super::queue::Subject;
 use super::{Caller, LockTable, Outcome, Refusal, Reply, Waiting};
 use crate::clock::{BootTime, Now};
-use crate::lock::{Body, Claim, Grant, Ino, LockOwner, Mode, Mount, MountId, Range, Record, Style, WaitId};
+use crate::lock::{Body, Claim, Grant, Ino, LockOwner, Mount, MountId, Range, Record, Style, WaitId};
 
 /// What one mount has of an object.
 #[derive(Debug, Default)]
@@ -90,8 +90,14 @@ impl LockTable {
         let share = self.shares.get(&ino).and_then(|shares| shares.get(&mount));
         if share.is_some_and(|share| share.opens == 0 && share.grants.is_empty()) {
             self.drop_share(mount, ino);
-            self.end_use(now, ino, now.boot);
+            self.end_use(now, ino, self.used_by(mount, now));
         }
+    }
+
+    /// Until when a mount that lets go of something had it: till now, or till its lease ran out.
+    pub(super) fn used_by(&self, mount: MountId, now: Now) -> BootTime {
+        let end = self.mounts.get(&mount).and_then(Lease::ends_at);
+        end.map_or(now.boot, |end| end.min(now.boot))
     }
 
     fn drop_share(&mut self, mount: MountId, ino: Ino) {
@@ -103,10 +109,10 @@ impl LockTable {
         }
     }
 
-    /// Some mount let go of an object at `at`: what had no name goes with the last, and of an advisory file the
-    /// ttl begins to run.
+    /// Some mount let go of an object at `at`: what had no name goes with the last living one, and of an advisory
+    /// file the ttl begins to run.
     pub(super) fn end_use(&mut self, now: Now, ino: Ino, at: BootTime) {
-        if self.users(ino).next().is_some() {
+        if self.is_used(ino, now) {
             return;
         }
         let Some(object) = self.object(ino) else {
@@ -140,6 +146,26 @@ impl LockTable {
         living.flat_map(|(_, share)| &share.grants)
     }
 
+    /// What an owner has of an object by one of the two calls.
+    fn own_grants(&self, ino: Ino, owner: LockOwner, style: Style) -> impl Iterator<Item = &Grant> {
+        let share = self.shares.get(&ino).and_then(|shares| shares.get(&owner.mount));
+        let grants = share.into_iter().flat_map(|share| &share.grants);
+        grants.filter(move |grant| grant.owner == owner && grant.style == style)
+    }
+
+    /// Whether an owner has all of what it claims already, and wants it otherwise: then it has had its turn, and
+    /// nobody who waits is to be let through before it.
+    pub(super) fn converts(&self, subject: &Subject, owner: LockOwner, claim: &Claim) -> bool {
+        let Subject::Object(ino) = subject else {
+            return false;
+        };
+        let mut left = vec![claim.range];
+        for grant in self.own_grants(*ino, owner, claim.style) {
+            left = left.into_iter().flat_map(|part| part.without(grant.range)).collect();
+        }
+        left.is_empty()
+    }
+
     /// Makes sure that the caller's mount has a lease, and notes that it is there.
     pub(super) fn attended(&mut self, now: Now, mount: MountId) -> Result<(), Refusal> {
         if !self.mounts.contains_key(&mount) || !self.mount_lives(mount, now) {
@@ -164,6 +190,8 @@ impl LockTable {
         if let Some(id) = id.filter(|_| decided != Ok(Reply::Waits)) {
             self.dequeue(now, id);
         }
+        // A flock that was to be converted is lost, and may have been all that the mount had.
+        self.tidy_share(now, caller.mount, ino);
         decided
     }
 
@@ -184,21 +212,17 @@ impl LockTable {
     ) -> Outcome {
         self.make_advisory(now, ino);
         let owner = LockOwner { mount: caller.mount, key: claim.key };
-        let own: Vec<(Mode, Range)> = self
-            .grants(now, ino)
-            .filter(|grant| grant.owner == owner && grant.style == claim.style)
-            .map(|grant| (grant.mode, grant.range))
-            .collect();
-        if own.iter().any(|(mode, range)| *mode == claim.mode && range.contains(claim.range)) {
+        let mut own = self.own_grants(ino, owner, claim.style);
+        if own.any(|grant| grant.mode == claim.mode && grant.range.contains(claim.range)) {
             return Ok(Reply::Done);
         }
-        // Whoever has it already, and wants it otherwise, has had its turn.
-        let converts = covers(&own, claim.range);
+        drop(own);
+        let subject = Subject::Object(ino);
+        let converts = self.converts(&subject, owner, claim);
         if converts && claim.style == Style::Flock {
             // The old lock goes first, and is lost where the new one can't be had (`flock_lock_inode` of fs/locks.c).
             self.take_away(ino, owner, claim.style, claim.range);
         }
-        let subject = Subject::Object(ino);
         let place = waiting.and_then(|waiting| self.place_of(caller.mount, waiting.request));
         let is_taken = self.grants(now, ino).any(|grant| grant.conflicts(owner, claim))
             || (!converts && self.is_awaited(now, &subject, owner, claim, place));
@@ -207,17 +231,27 @@ impl LockTable {
             return self.queue_up(now, caller, subject, claim, waiting);
         }
         self.take_away(ino, owner, claim.style, claim.range);
-        let grant = Grant {
+        let share = self.shares.entry(ino).or_default().entry(owner.mount).or_default();
+        // What touches it and is like it becomes one with it (`posix_lock_inode` of fs/locks.c).
+        let mut range = claim.range;
+        share.grants.retain(|grant| {
+            let is_like = grant.owner == owner && grant.style == claim.style && grant.mode == claim.mode;
+            let joins = is_like && grant.range.touches(claim.range);
+            if joins {
+                range = range.joined(grant.range);
+            }
+            !joins
+        });
+        share.grants.push(Grant {
             style: claim.style,
             mode: claim.mode,
-            range: claim.range,
+            range,
             owner,
             pid: claim.pid,
             session: caller.session.id.clone(),
             origin: caller.session.origin.clone(),
             since: now.wall,
-        };
-        self.shares.entry(ino).or_default().entry(owner.mount).or_default().grants.push(grant);
+        });
         Ok(Reply::Done)
     }
 
@@ -277,8 +311,7 @@ impl LockTable {
 
     /// All that a mount has goes, and its lease; at the end of that where it has run out.
     fn leave_mount(&mut self, now: Now, mount: MountId) {
-        let lease = self.mounts.remove(&mount);
-        let end = lease.and_then(|lease| lease.ends_at()).map_or(now.boot, |end| end.min(now.boot));
+        let end = self.used_by(mount, now);
         for id in self.waits_of(mount) {
             self.dequeue(now, id);
         }
@@ -290,6 +323,12 @@ impl LockTable {
             self.stir(Subject::Object(ino));
             self.end_use(now, ino, end);
         }
+        self.mounts.remove(&mount);
+    }
+
+    /// When a lease runs out next.
+    pub(super) fn next_lapse(&self) -> Option<BootTime> {
+        self.mounts.values().filter_map(Lease::ends_at).min()
     }
 
     /// Lets mounts go whose lease has run out.
@@ -310,13 +349,4 @@ impl LockTable {
     pub fn mounts(&self) -> Vec<Mount> {
         self.mounts.values().map(|lease| lease.mount.clone()).collect()
     }
-}
-
-/// Whether locks on some ranges are, together, a lock on all of one.
-fn covers(own: &[(Mode, Range)], all: Range) -> bool {
-    let mut left = vec![all];
-    for (_, range) in own {
-        left = left.into_iter().flat_map(|part| part.without(*range)).collect();
-    }
-    left.is_empty()
 }

@@ -204,6 +204,10 @@ impl LockTable {
         let goal = self.find(now, to)?;
         if let Some(heir) = heir {
             self.own_session(now, Some(caller), heir)?;
+            // What is advisory is nobody's.
+            if self.object(source).is_some_and(|object| object.record.is_advisory()) {
+                return Err(Refusal::Invalid);
+            }
         }
         if goal.is_some() && mode == RenameMode::NoReplace {
             return Err(Refusal::Exists);

@@ -184,6 +184,7 @@ impl LockTable {
     /// When the next sweep is due at the latest.
     pub fn next_check(&self) -> Option<BootTime> {
         let firsts = [self.checks.first(), self.session_checks.first()];
-        firsts.into_iter().flatten().map(|(at, _)| *at).chain(self.next_reservation()).min()
+        let ends = firsts.into_iter().flatten().map(|(at, _)| *at);
+        ends.chain(self.next_reservation()).chain(self.next_lapse()).min()
     }
 }

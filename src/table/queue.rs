@@ -45,6 +45,21 @@ pub(super) struct Queues {
     stirred: Vec<Subject>,
 }
 
+/// A search for who is in the way, by and by.
+#[derive(Default)]
+struct Search<'a> {
+    /// Whom to look at.
+    ahead: Vec<&'a SessionId>,
+    lines: BTreeMap<Subject, Line<'a>>,
+}
+
+/// Who has a subject, and who waits for it, as far as they were not found to be in the way yet: behind a long queue
+/// each is found once.
+struct Line<'a> {
+    grants: Vec<&'a Grant>,
+    waiters: Vec<&'a Waiter>,
+}
+
 impl LockTable {
     /// Notes that somebody let go of something.
     pub(super) fn stir(&mut self, subject: Subject) {
@@ -198,7 +213,7 @@ impl LockTable {
             self.queues.by_subject.remove(&subject);
         }
         if let Subject::Object(ino) = subject {
-            self.end_use(now, ino, now.boot);
+            self.end_use(now, ino, self.used_by(id.mount, now));
         }
     }
 
@@ -242,31 +257,6 @@ impl LockTable {
         self.queue_up(now, caller, Subject::from(spot), &claim, waiting)
     }
 
-    /// The sessions that must let go of something before `claim` can be granted.
-    fn in_the_way(
-        &self,
-        now: Now,
-        subject: &Subject,
-        owner: LockOwner,
-        claim: &Claim,
-        place: Option<Token>,
-    ) -> Vec<SessionId> {
-        let mut sessions = Vec::new();
-        match subject {
-            Subject::Object(ino) => {
-                let grants = self.grants(now, *ino).filter(|grant| grant.conflicts(owner, claim));
-                sessions.extend(grants.map(|grant| grant.session.clone()));
-            }
-            Subject::Spot(parent, name) => {
-                let spot = Spot { parent: *parent, name: name.clone() };
-                let there = self.lookup(now, &spot).and_then(|found| self.object(found.ino));
-                sessions.extend(there.and_then(|object| object.record.session.clone()));
-            }
-        }
-        sessions.extend(self.earlier(now, subject, owner, claim, place).map(|waiter| waiter.session.clone()));
-        sessions
-    }
-
     /// Whether whoever is in the way waits, by and by, for `session`: each of them with nobody else who could
     /// let go of anything.
     fn closes_a_cycle(
@@ -278,23 +268,64 @@ impl LockTable {
         claim: &Claim,
         place: Option<Token>,
     ) -> bool {
-        let mut ahead = self.in_the_way(now, subject, owner, claim, place);
+        let mut search = Search::default();
         let mut seen = BTreeSet::new();
-        while let Some(next) = ahead.pop() {
-            if next == *session {
+        self.search_the_way(now, &mut search, subject, owner, claim, place);
+        while let Some(next) = search.ahead.pop() {
+            if next == session {
                 return true;
             }
-            let waits = self.queues.by_session.get(&next).into_iter().flatten();
-            for id in waits {
+            let waits = self.queues.by_session.get(next).filter(|_| seen.insert(next));
+            for id in waits.into_iter().flatten() {
                 let (subject, ticket) = &self.queues.by_id[id];
                 let waiter = &self.queues.by_subject[subject][ticket];
-                if waiter.alone && self.mount_lives(id.mount, now) && seen.insert(*id) {
+                if waiter.alone && self.mount_lives(id.mount, now) {
                     let owner = waiter.owner();
-                    ahead.extend(self.in_the_way(now, subject, owner, &waiter.claim, Some(*ticket)));
+                    self.search_the_way(now, &mut search, subject, owner, &waiter.claim, Some(*ticket));
                 }
             }
         }
         false
+    }
+
+    /// Adds the sessions that must let go of something before `claim` can be granted.
+    fn search_the_way<'a>(
+        &'a self,
+        now: Now,
+        search: &mut Search<'a>,
+        subject: &Subject,
+        owner: LockOwner,
+        claim: &Claim,
+        place: Option<Token>,
+    ) {
+        let Search { ahead, lines } = search;
+        let line = lines.entry(subject.clone()).or_insert_with(|| {
+            if let Subject::Spot(parent, name) = subject {
+                let there = self.lookup(now, &Spot { parent: *parent, name: name.clone() });
+                let there = there.and_then(|found| self.object(found.ino));
+                ahead.extend(there.and_then(|object| object.record.session.as_ref()));
+            }
+            let grants = match subject {
+                Subject::Object(ino) => self.grants(now, *ino).collect(),
+                Subject::Spot(..) => Vec::new(),
+            };
+            let waiters = self.queue_of(subject).filter(|waiter| self.is_heeded(waiter, now)).collect();
+            Line { grants, waiters }
+        });
+        line.grants.retain(|grant| {
+            let conflicts = grant.conflicts(owner, claim);
+            ahead.extend(conflicts.then_some(&grant.session));
+            !conflicts
+        });
+        if line.waiters.is_empty() || self.converts(subject, owner, claim) {
+            return;
+        }
+        line.waiters.retain(|waiter| {
+            let is_earlier = place.is_none_or(|place| waiter.ticket < place);
+            let conflicts = is_earlier && waiter.conflicts(owner, claim);
+            ahead.extend(conflicts.then_some(&waiter.session));
+            !conflicts
+        });
     }
 
     /// At the end of a step: tells whoever could have now what they wait for.
@@ -335,8 +366,8 @@ impl LockTable {
         // Those that share are in nobody's way who shares: a crowd of readers is looked at once.
         let excluding: Vec<&Grant> =
             grants.iter().copied().filter(|grant| grant.mode == Mode::Exclusive).collect();
+        let owners: BTreeSet<LockOwner> = grants.iter().map(|grant| grant.owner).collect();
         let (mut ahead, mut ahead_excluding): (Vec<&Waiter>, Vec<&Waiter>) = (Vec::new(), Vec::new());
-        let mut closed = BTreeSet::new();
         for waiter in self.queue_of(subject).filter(|waiter| self.is_heeded(waiter, now)) {
             let Waiter { claim, .. } = waiter;
             let owner = waiter.owner();
@@ -344,21 +375,19 @@ impl LockTable {
                 Mode::Shared => (&excluding, &ahead_excluding),
                 Mode::Exclusive => (&grants, &ahead),
             };
+            let has_turn = || owners.contains(&owner) && self.converts(subject, owner, claim);
             let is_taken = grants.iter().any(|grant| grant.conflicts(owner, claim))
-                || others.iter().any(|other| other.conflicts(owner, claim));
+                || (others.iter().any(|other| other.conflicts(owner, claim)) && !has_turn());
             if !is_taken {
                 could.push(waiter.id);
+            }
+            // A name is one's alone.
+            if matches!(subject, Subject::Spot(..)) {
+                break;
             }
             ahead.push(waiter);
             if claim.mode == Mode::Exclusive {
                 ahead_excluding.push(waiter);
-                if claim.range == Range::WHOLE {
-                    closed.insert(claim.style);
-                }
-            }
-            // Behind two like these, one of each kind, nobody could; a name is one's alone.
-            if closed.len() == 2 || matches!(subject, Subject::Spot(..)) {
-                break;
             }
         }
         could

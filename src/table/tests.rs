@@ -5,7 +5,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::*;
-use crate::lock::{Origin, SessionKind};
+use crate::clock::BootId;
+use crate::lock::{Claim, Mode, Mount, Origin, Range, SessionKind, Style};
 
 const ALICE: u32 = 1_000;
 const TTL: Duration = Duration::from_secs(300);
@@ -299,4 +300,93 @@ fn a_path_in_an_event_is_that_of_the_name_it_is_about() {
         let event = table.execute(dawn(), &command).events.remove(0).to_string();
         assert!(event.contains(line) && event.ends_with(" path=d/h"), "{event}");
     }
+}
+
+fn mount(number: u64, ttl: Ttl) -> Mount {
+    let (host, boot) = ("dev1".to_owned(), BootId::new("boot"));
+    Mount { id: MountId::from_u64(number), host, pid: 100, start: 7, boot, ttl }
+}
+
+fn attend(table: &mut LockTable, now: Now, number: u64, ttl: Ttl) {
+    let step = table.execute(now, &Command::Attend { mount: mount(number, ttl) });
+    assert_eq!((step.outcome, step.changes), (Ok(Reply::Count(0)), vec![]));
+}
+
+/// flock(2), exclusive, of the open file description `key` on the mount of the same number.
+fn flock(table: &mut LockTable, now: Now, ino: Ino, key: u64, request: Option<u64>) -> Step {
+    let caller = Caller { mount: MountId::from_u64(key), ..agent("c") };
+    let claim = Claim { style: Style::Flock, mode: Mode::Exclusive, range: Range::WHOLE, key, pid: 7 };
+    let waiting = request.map(|request| Waiting { request, alone: false });
+    table.execute(now, &Command::Lock { caller, ino, claim, waiting })
+}
+
+fn unlock(table: &mut LockTable, now: Now, ino: Ino, key: u64) -> Step {
+    let (mount, style, range) = (MountId::from_u64(key), Style::Flock, Range::WHOLE);
+    table.execute(now, &Command::Unlock { mount, ino, style, key, range })
+}
+
+#[test]
+fn a_sweep_is_due_when_a_lease_or_a_reservation_runs_out() {
+    let mut table = table();
+    attend(&mut table, dawn(), 1, Ttl::Never);
+    assert_eq!(table.next_check(), None);
+    attend(&mut table, dawn(), 2, Ttl::For(TTL));
+    assert_eq!(table.next_check(), Some(after(TTL).boot));
+    let ino = make_file(&mut table, dawn(), "a", below(Ino::ROOT, "f"));
+    assert_eq!(flock(&mut table, dawn(), ino, 1, None).outcome, Ok(Reply::Done));
+    assert_eq!(flock(&mut table, dawn(), ino, 2, Some(1)).outcome, Ok(Reply::Waits));
+    assert_eq!(
+        unlock(&mut table, dawn(), ino, 1).wakes,
+        [WaitId { mount: MountId::from_u64(2), request: 1 }]
+    );
+    let reserved = Duration::from_secs(2);
+    assert_eq!(table.next_check(), Some(after(reserved).boot));
+    sweep(&mut table, after(reserved), 100);
+    assert_eq!(table.next_check(), Some(after(TTL).boot));
+    sweep(&mut table, after(TTL), 100);
+    assert_eq!((table.mounts().len(), table.counts().waits), (1, 0));
+}
+
+/// A store writes when a file becomes advisory, and when its ttl begins to run: not for each lock.
+#[test]
+fn locks_and_waits_are_not_kept() {
+    let mut table = table();
+    attend(&mut table, dawn(), 1, Ttl::Never);
+    attend(&mut table, dawn(), 2, Ttl::Never);
+    let ino = make_file(&mut table, dawn(), "a", below(Ino::ROOT, "f"));
+    assert_eq!(
+        flock(&mut table, dawn(), ino, 1, None).changes,
+        [Change::Object(ino)],
+        "nobody holds it from then on"
+    );
+    assert_eq!(flock(&mut table, dawn(), ino, 2, Some(1)).changes, []);
+    let late = after(Duration::from_secs(60));
+    assert_eq!(unlock(&mut table, late, ino, 1).changes, []);
+    assert_eq!(flock(&mut table, late, ino, 2, Some(1)).changes, []);
+    assert_eq!(unlock(&mut table, late, ino, 2).changes, [Change::Object(ino)]);
+    assert_eq!(table.record(ino).map(|record| record.seen), Some(late.boot));
+    for _ in 0..3 {
+        assert_eq!(flock(&mut table, late, ino, 1, None).changes, []);
+        assert_eq!(unlock(&mut table, late, ino, 1).changes, [], "within a second it is not written again");
+    }
+}
+
+/// Bug: whoever began to wait behind a long queue had each in it looked at once for each other in it.
+#[test]
+fn a_long_queue_of_those_who_are_alone_is_no_deadlock() {
+    let mut table = table();
+    attend(&mut table, dawn(), 1, Ttl::Never);
+    let ino = make_file(&mut table, dawn(), "a", below(Ino::ROOT, "f"));
+    assert_eq!(flock(&mut table, dawn(), ino, 1, None).outcome, Ok(Reply::Done));
+    let wait = |table: &mut LockTable, who: u64| {
+        let caller = agent(&format!("w{who}"));
+        let claim =
+            Claim { style: Style::Flock, mode: Mode::Exclusive, range: Range::WHOLE, key: who + 10, pid: 7 };
+        let waiting = Some(Waiting { request: who, alone: true });
+        table.execute(dawn(), &Command::Lock { caller, ino, claim, waiting }).outcome
+    };
+    for who in 0..300 {
+        assert_eq!(wait(&mut table, who), Ok(Reply::Waits));
+    }
+    assert_eq!(table.counts().waits, 300);
 }

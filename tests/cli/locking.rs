@@ -170,7 +170,8 @@ fn a_command_that_lost_its_lock_is_stopped_with_all_it_started() {
 #[test]
 fn run_outlives_a_restart_of_the_daemon() {
     let world = World::mounted();
-    let mut holder = world.hold("x");
+    let mut holder = world.start(&["run", "x", "--", "sh", "-c", "touch ready; exec sleep 1000"]);
+    eventually("the command runs", || world.dir.path().join("ready").exists());
     kill("KILL", &world.daemon());
     eventually("the mount is dead", || fs::metadata(world.point()).is_err());
     world.mount(&[]).succeeds_silently();

@@ -104,6 +104,25 @@ impl World {
         Holder(child)
     }
 
+    /// Starts a command in a job of its own.
+    pub(crate) fn start(&self, words: &[&str]) -> Holder {
+        Holder(self.command(words).process_group(0).spawn().unwrap())
+    }
+
+    /// Starts a command in a job of its own that is to wait for `name`, and waits until it does.
+    pub(crate) fn start_waiting(&self, name: &str, words: &[&str]) -> Holder {
+        let before = self.waiting(name);
+        let waiter = self.start(words);
+        eventually("it waits", || self.waiting(name) == before + 1);
+        waiter
+    }
+
+    /// How many wait for `name`, as its door says.
+    pub(crate) fn waiting(&self, name: &str) -> usize {
+        let door = fs::read_to_string(self.path(".wait").join(name)).unwrap();
+        door.lines().filter(|line| line.starts_with("waiter: ")).count()
+    }
+
     /// The number of the daemon's process.
     pub(crate) fn daemon(&self) -> String {
         let status = fs::read_to_string(self.path(".lockfs/status")).unwrap();
@@ -140,6 +159,10 @@ impl Holder {
             code.is_some()
         });
         code.unwrap().code().unwrap()
+    }
+
+    pub(crate) fn pid(&self) -> String {
+        self.0.id().to_string()
     }
 
     pub(crate) fn stderr(&mut self) -> String {

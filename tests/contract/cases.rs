@@ -1,8 +1,10 @@
 //! The cases that every store is tried on: each a promise of the law, asked as a store is asked.
 
+pub(crate) mod advisory;
 pub(crate) mod calls;
 pub(crate) mod kept;
 pub(crate) mod names;
+pub(crate) mod queues;
 pub(crate) mod rights;
 pub(crate) mod sessions;
 pub(crate) mod time;
@@ -47,6 +49,11 @@ fn bob() -> Caller {
 
 fn root() -> Caller {
     caller(ROOT, "dev1-5", job(5), Some("tty9"), secs(TTL))
+}
+
+/// The same, and it asks through the nth mount.
+fn on(nth: usize, who: Caller) -> Caller {
+    Caller { mount: world::mount_id(nth), ..who }
 }
 
 fn names<const N: usize>(names: [&str; N]) -> Vec<Name> {

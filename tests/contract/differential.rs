@@ -6,6 +6,7 @@
 use std::collections::HashMap;
 use std::time::Duration;
 
+use lockfs::clock::Now;
 use lockfs::lock::{Ino, Mount, SessionId, Token, WaitId};
 use lockfs::store::{LockStore, Wakes};
 use lockfs::table::{Spot, View};
@@ -19,6 +20,10 @@ use crate::world::{Act, Bench, SESSIONS, Stand, Story, later, names, session_id}
 const LOOK: usize = 10;
 
 impl Stand for &dyn LockStore {
+    fn now(&self) -> Now {
+        LockStore::now(*self)
+    }
+
     fn lookup(&self, spot: &Spot) -> Option<Ino> {
         LockStore::lookup(*self, spot).expect("the store works").map(|attributes| attributes.ino)
     }
@@ -123,7 +128,7 @@ fn seen_in_store(store: &dyn LockStore, story: &Story) -> String {
 const TOLD: Duration = Duration::from_secs(2);
 
 /// Who was told to ask again since the last time; `expected` are, and it may be that they are told a moment late.
-fn wakes_of(store: &dyn LockStore, expected: usize) -> Vec<WaitId> {
+pub(crate) fn wakes_of(store: &dyn LockStore, expected: usize) -> Vec<WaitId> {
     let mut wakes = Vec::new();
     loop {
         let limit = if wakes.len() < expected { TOLD } else { Duration::ZERO };
@@ -165,7 +170,7 @@ pub(crate) fn store_is_the_table_from<G: Ground>(first: u64, cases: u64, kept: K
                 Act::Reopen if kept == Kept::Durably => {
                     house.reopen(Duration::ZERO);
                     bench = reopened(bench);
-                    stories.iter_mut().for_each(Story::forget_calls);
+                    stories.iter_mut().for_each(Story::forget_mounts);
                     (events, heard) = (Vec::new(), 0);
                 }
                 _ => {}

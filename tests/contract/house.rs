@@ -4,14 +4,18 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use lockfs::clock::{Clock, ManualClock, Now, WallTime};
-use lockfs::lock::{Body, Ino, MountId, Name, Record, Session, Token, Ttl};
+use lockfs::lock::{
+    Body, Claim, Grant, Ino, Mode, Mount, MountId, Name, Range, Record, Session, Style, Token, Ttl, WaitId,
+};
 use lockfs::store::LockStore;
 use lockfs::table::{
-    AttributeChange, Caller, Command, Existing, New, Opening, Outcome, Refusal, RenameMode, Reply, Spot, View,
+    AttributeChange, Caller, Command, Existing, New, Opening, Outcome, Refusal, RenameMode, Reply, Spot,
+    View, Waiting,
 };
 
+use crate::differential::wakes_of;
 use crate::shadow::ALL;
-use crate::world::{dawn, name, session_id};
+use crate::world::{MOUNTS, dawn, mount, mount_id, name, session_id};
 
 /// What a store stands on: where it is opened, and opened again.
 ///
@@ -391,5 +395,132 @@ impl dyn Tenant + '_ {
 
     pub(crate) fn sweep(&self, limit: usize) -> usize {
         self.ask_count(Command::Sweep { limit })
+    }
+}
+
+/// Bytes of a file.
+pub(crate) fn bytes(first: u64, last: u64) -> Range {
+    Range::new(first, last).expect("not backwards")
+}
+
+/// flock(2) through the open file description `key`.
+pub(crate) fn flock(mode: Mode, key: u64) -> Claim {
+    Claim { style: Style::Flock, mode, range: Range::WHOLE, key, pid: 7 }
+}
+
+/// fcntl(2) by the process `key`.
+pub(crate) fn fcntl(mode: Mode, key: u64, range: Range) -> Claim {
+    Claim { style: Style::Fcntl, mode, range, key, pid: 7 }
+}
+
+/// Waits for the nth request of the caller's mount; others of its session could let go of something meanwhile.
+pub(crate) fn waiting(request: u64) -> Option<Waiting> {
+    Some(Waiting { request, alone: false })
+}
+
+/// The same, and nobody else of the session could.
+pub(crate) fn waiting_alone(request: u64) -> Option<Waiting> {
+    Some(Waiting { request, alone: true })
+}
+
+/// The answer to what is granted, and to whoever waits.
+pub(crate) const GRANTED: Outcome = Ok(Reply::Done);
+pub(crate) const WAITS: Outcome = Ok(Reply::Waits);
+
+/// Locks, mounts and queues. Mounts are counted from 0.
+impl dyn Tenant + '_ {
+    /// Says that mounts are there, which nobody gives up.
+    pub(crate) fn attend_all(&self) {
+        for nth in 0..MOUNTS {
+            self.attend(nth, Ttl::Never);
+        }
+    }
+
+    /// Whether the lease was there already.
+    pub(crate) fn attend(&self, nth: usize, ttl: Ttl) -> bool {
+        self.ask_count(Command::Attend { mount: Mount { ttl, ..mount(nth) } }) == 1
+    }
+
+    pub(crate) fn leave(&self, nth: usize) {
+        self.ask_done(Command::Leave { mounts: vec![mount_id(nth)] }).expect("leaving is never refused");
+    }
+
+    pub(crate) fn close_on(&self, nth: usize, ino: Ino) {
+        self.ask_done(Command::Close { mount: mount_id(nth), ino }).expect("closing is never refused");
+    }
+
+    pub(crate) fn lock(&self, who: &Caller, path: &str, claim: Claim, waiting: Option<Waiting>) -> Outcome {
+        self.lock_of(who, self.ino(path), claim, waiting)
+    }
+
+    pub(crate) fn lock_of(&self, who: &Caller, ino: Ino, claim: Claim, waiting: Option<Waiting>) -> Outcome {
+        self.ask(Command::Lock { caller: who.clone(), ino, claim, waiting })
+    }
+
+    /// Lets go of what was claimed so, of the range of `claim`.
+    pub(crate) fn unlock(&self, who: &Caller, path: &str, claim: Claim) {
+        self.unlock_of(who, self.ino(path), claim);
+    }
+
+    pub(crate) fn unlock_of(&self, who: &Caller, ino: Ino, claim: Claim) {
+        let Claim { style, key, range, .. } = claim;
+        self.ask_done(Command::Unlock { mount: who.mount, ino, style, key, range })
+            .expect("unlocking is never refused");
+    }
+
+    /// Opens `.wait/path` for writing.
+    pub(crate) fn await_name(
+        &self,
+        who: &Caller,
+        path: &str,
+        waiting: Option<Waiting>,
+    ) -> Answer<Option<Ino>> {
+        self.await_at(who, self.spot(path), waiting)
+    }
+
+    pub(crate) fn await_at(&self, who: &Caller, spot: Spot, waiting: Option<Waiting>) -> Answer<Option<Ino>> {
+        let waiting = waiting.expect("whoever opens it waits");
+        self.ask(Command::Await { caller: who.clone(), spot, mode: 0o644, waiting }).map(
+            |reply| match reply {
+                Reply::Entry(attributes) => Some(attributes.ino),
+                Reply::Waits => None,
+                other => panic!("an entry or a place is answered, not {other:?}"),
+            },
+        )
+    }
+
+    pub(crate) fn withdraw(&self, who: &Caller, request: u64) {
+        let id = WaitId { mount: who.mount, request };
+        self.ask_done(Command::Withdraw { id }).expect("withdrawing is never refused");
+    }
+
+    /// These were told to ask again since this was asked last, and nobody else: mounts and requests.
+    #[track_caller]
+    pub(crate) fn woken<const N: usize>(&self, expected: [(&Caller, u64); N]) {
+        let mut expected = expected.map(|(who, request)| WaitId { mount: who.mount, request }).to_vec();
+        let mut wakes = wakes_of(self.store(), N);
+        wakes.sort_by_key(|id| id.mount);
+        expected.sort_by_key(|id| id.mount);
+        assert_eq!(wakes, expected);
+    }
+
+    /// Who waits for a name, or for a lock on what stands there, as requests.
+    pub(crate) fn queue(&self, path: &str) -> Vec<u64> {
+        let waiters = self.store().queue(&self.spot(path)).expect("the store works");
+        waiters.into_iter().map(|waiter| waiter.id.request).collect()
+    }
+
+    /// The locks on a file: mode, the first and the last byte, owner; in the order of these.
+    pub(crate) fn grants(&self, path: &str) -> Vec<(Mode, u64, u64, u64)> {
+        let mut grants = self.view(path).grants;
+        grants.sort_by_key(|grant| (grant.range, grant.owner));
+        let line = |grant: Grant| (grant.mode, grant.range.first(), grant.range.last(), grant.owner.key);
+        grants.into_iter().map(line).collect()
+    }
+
+    pub(crate) fn mounts(&self) -> Vec<Mount> {
+        let mut mounts = self.store().mounts().expect("the store works");
+        mounts.sort_by_key(|mount| mount.id);
+        mounts
     }
 }

@@ -6,6 +6,7 @@ use lockfs::clock::Now;
 use lockfs::lock::{Attributes, Kind, Session};
 use lockfs::table::{Command, LockTable, Outcome, Reply, Step};
 
+use crate::crowd::Crowd;
 use crate::model::Model;
 use crate::rights::Deed;
 use crate::search::every_history;
@@ -22,6 +23,7 @@ fn every_step_keeps_the_law() {
         let mut story = Story::new();
         let mut shadow = Shadow::of(&bench.table);
         let mut model = Model::default();
+        let mut crowd = Crowd::default();
         for act in acts {
             let mut same = true;
             if let Act::Wait(span) = act {
@@ -33,13 +35,15 @@ fn every_step_keeps_the_law() {
                 let before = shadow.clone();
                 let living = bench.table.list_sessions(bench.now, None, ALL);
                 let living: Vec<_> = living.into_iter().map(|session| session.id).collect();
+                let scene = crowd.scene(&bench, &command);
                 let step = bench.table.execute(bench.now, &command);
+                crowd.follow(&command, &step, &scene, &bench)?;
                 shadow.apply(&bench.table, &step.changes);
                 story.hear(&step.outcome);
                 story.hear_wakes(&step.wakes);
                 Deed { command: &command, step: &step, before: &before, after: &shadow, living: &living }
                     .check()?;
-                model.follow(&command, &step, &shadow, &bench, last)?;
+                model.follow(&command, &step, &shadow, &crowd, &bench, last)?;
                 if let Ok(Reply::Count(count)) = step.outcome {
                     shadow.check_swept(&bench, &command, count)?;
                 }
@@ -48,7 +52,7 @@ fn every_step_keeps_the_law() {
             // What was asked before is not asked again.
             if !same {
                 shadow.check(&bench)?;
-                model.check(&shadow, &bench, &story)?;
+                model.check(&shadow, &crowd, &bench, &story)?;
             }
         }
         Ok(())

@@ -2,7 +2,7 @@
 //!
 //! | file | what it is |
 //! |---|---|
-//! | `law` | properties of random histories, judged by `shadow`, `rights` and `model` |
+//! | `law` | properties of random histories, judged by `shadow`, `rights`, `model` and `crowd` |
 //! | `differential` | each store beside the table: same acts, same answers |
 //! | `cases` | promises, each tried on each store; `house` has their words |
 //! | `world`, `search` | random histories, and the shortest that breaks a claim |
@@ -10,6 +10,7 @@
 //! A new store is a [`Ground`](house::Ground), and one line at the end of this file.
 
 mod cases;
+mod crowd;
 mod differential;
 mod grounds;
 mod house;
@@ -47,6 +48,10 @@ macro_rules! contract {
                 the_time_in_which_it_is_closed_does_not_count
                 losses_are_remembered_over_an_opening
                 a_file_without_names_does_not_outlive_an_opening
+        } try_cases! {
+            $ground; queues:
+                nobody_waits_in_a_store_that_is_opened_again
+                an_advisory_file_has_its_ttl_when_the_store_is_opened_again
         });
     };
     (@ $store:ident, $ground:ty, $kept:ident, $histories:literal, $($more:tt)*) => {
@@ -193,6 +198,84 @@ macro_rules! contract {
                     sessions_are_listed_in_the_order_in_which_they_began
                     it_is_counted_what_is_there_and_what_happened
                     events_are_numbered_from_one
+            }
+
+            try_cases! {
+                $ground; advisory:
+                    an_exclusive_lock_excludes_and_shared_ones_do_not
+                    one_key_on_two_mounts_is_two_owners
+                    flock_and_fcntl_do_not_see_each_other
+                    a_flock_that_is_converted_in_vain_is_lost
+                    an_fcntl_lock_that_is_converted_in_vain_stays
+                    a_flock_that_is_lost_is_no_use_of_the_file
+                    what_is_downgraded_is_shared_from_then_on
+                    a_lock_splits_where_a_part_of_it_is_let_go
+                    locks_that_touch_are_one
+                    a_view_tells_who_has_a_file_locked
+                    only_files_are_locked
+                    nobody_holds_what_was_locked
+                    anybody_may_change_and_remove_what_was_locked
+                    what_was_locked_is_handed_to_nobody
+                    what_was_locked_expires_after_its_last_user
+                    what_is_waited_for_does_not_expire
+                    what_was_locked_is_broken_like_a_lock
+                    what_has_no_name_lives_while_it_is_locked_or_waited_for
+                    each_mount_closes_what_it_opened
+                    a_mount_locks_nothing_unattended
+                    all_that_a_lapsed_mount_had_is_gone
+                    all_that_a_mount_had_is_gone_when_it_leaves
+                    a_lapsed_mount_used_a_file_until_its_lease_ran_out
+                    the_end_of_a_short_lease_counts
+                    a_lapsed_mount_waited_until_its_lease_ran_out
+                    a_lapsed_mount_hides_no_later_use
+                    what_has_no_name_is_nobodys_once_it_was_locked
+                    a_ttl_of_never_is_for_locked_files_too
+                    two_locks_exclude_each_other_if_either_is_exclusive
+            }
+
+            try_cases! {
+                $ground; queues:
+                    who_came_first_goes_first
+                    who_asks_again_keeps_its_place
+                    a_try_does_not_overtake_who_waits
+                    a_waiting_writer_stops_new_readers
+                    readers_are_let_through_up_to_the_next_writer
+                    ranges_that_do_not_touch_do_not_wait_for_each_other
+                    a_conversion_waits_for_nobody_who_waits
+                    a_conversion_is_no_deadlock_with_who_waits_for_it
+                    a_conversion_that_can_go_overtakes
+                    a_flock_that_waits_for_its_conversion_is_lost_meanwhile
+                    what_is_reserved_is_so_for_two_seconds
+                    all_who_wait_on_a_mute_mount_are_passed_over
+                    a_mount_that_is_heard_of_again_has_its_places
+                    a_mount_is_heard_of_by_any_lock_of_its
+                    who_is_told_and_can_not_go_keeps_its_place
+                    who_waits_is_told_once
+                    who_withdraws_lets_the_next_through
+                    who_was_told_and_withdraws_lets_the_next_through
+                    who_waited_on_a_mount_that_is_gone_is_in_nobodys_way
+                    who_opens_what_is_free_holds_it
+                    who_waits_for_a_name_holds_it_when_it_is_free
+                    a_name_is_free_however_its_lock_ends
+                    a_name_is_free_when_its_lock_is_found_expired
+                    an_exchange_frees_no_name
+                    nobody_makes_a_name_that_others_wait_for
+                    a_rename_over_what_others_wait_for_is_no_acquire
+                    who_waits_in_a_directory_that_is_removed_waits_no_more
+                    who_waits_in_a_directory_waits_there_wherever_it_is
+                    whatever_stands_at_a_name_is_waited_for
+                    a_name_of_nowhere_is_not_waited_for
+                    a_queue_tells_who_waits_for_what
+                    two_who_would_wait_for_each_other_are_a_deadlock
+                    who_is_in_company_closes_no_cycle
+                    three_who_would_wait_in_a_ring_are_a_deadlock
+                    who_waits_for_itself_is_a_deadlock
+                    a_wait_for_a_name_closes_a_cycle_with_locks
+                    who_waits_before_one_is_waited_for
+                    a_mount_that_is_gone_closes_no_cycle
+                    a_mute_mount_closes_no_cycle
+                    what_a_lapsed_mount_has_is_in_nobodys_way
+                    calls_of_one_owner_do_not_wait_for_each_other
             }
 
             $($more)*

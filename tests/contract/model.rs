@@ -7,6 +7,7 @@ use lockfs::clock::BootTime;
 use lockfs::lock::{Event, EventKind, Ino, Kind, LockPath, Record, SessionId, Token, Ttl};
 use lockfs::table::{Command, Reply, Step};
 
+use crate::crowd::{Crowd, Use};
 use crate::search::Verdict;
 use crate::shadow::{Shadow, ensure};
 use crate::world::{Bench, Story};
@@ -54,12 +55,13 @@ impl Model {
         command: &Command,
         step: &Step,
         after: &Shadow,
+        crowd: &Crowd,
         bench: &Bench,
         last: Token,
     ) -> Verdict {
         let paths = after.paths();
         for event in &step.events {
-            self.hear(event, &paths, after, bench, last)
+            self.hear(event, &paths, after, crowd, bench, last)
                 .map_err(|wrong| format!("{wrong}: {event} by {command:?}"))?;
         }
         let is_done = step.outcome.is_ok();
@@ -72,6 +74,13 @@ impl Model {
                     let named = self.names.values().any(|named| named == ino);
                     ensure!(stays || !named, "inode {ino} outlived its session without need");
                     thing.session = None;
+                }
+            }
+            Command::Lock { ino, .. } if is_done => {
+                if let Some(thing) = self.things.get_mut(ino)
+                    && thing.session.take().is_some()
+                {
+                    thing.seen = bench.now.boot;
                 }
             }
             Command::SetTtl { ino, ttl, .. } if is_done => {
@@ -94,6 +103,7 @@ impl Model {
         event: &Event,
         paths: &BTreeMap<LockPath, Ino>,
         after: &Shadow,
+        crowd: &Crowd,
         bench: &Bench,
         last: Token,
     ) -> Verdict {
@@ -143,7 +153,7 @@ impl Model {
                 ensure!(thing.session == event.session, "its holder was {:?}", thing.session);
                 ensure!(Some(thing.token) == event.token, "its token was {}", thing.token);
                 if event.kind == EventKind::Expire {
-                    let (earliest, _) = self.deadlines(thing);
+                    let (earliest, _) = self.deadlines(ino, thing, crowd);
                     let passed = earliest.is_some_and(|earliest| earliest <= bench.now.boot);
                     ensure!(passed, "its deadline was {earliest:?}, it is {:?}", bench.now.boot);
                 }
@@ -224,7 +234,16 @@ impl Model {
 
     /// Before which moment a thing must not expire, and from which on it must have; not counting what
     /// stands in it.
-    fn deadlines(&self, thing: &Thing) -> (Option<BootTime>, Option<BootTime>) {
+    fn deadlines(&self, ino: Ino, thing: &Thing, crowd: &Crowd) -> (Option<BootTime>, Option<BootTime>) {
+        // Of a file that nobody holds what counts is who last used it.
+        if let (Kind::File, None, Some(span)) = (thing.kind, &thing.session, thing.ttl.span()) {
+            let Use::Until(last) = crowd.last_use(ino) else {
+                return (None, None);
+            };
+            let earliest = (last + span).since(BootTime::from_nanos(0)).saturating_sub(GRAIN.min(span / 8));
+            let earliest = (BootTime::from_nanos(0) + earliest).max(thing.seen + span);
+            return (Some(earliest), Some(thing.seen.max(last) + span));
+        }
         let signs = thing.session.as_ref().and_then(|id| self.signs.get(id));
         let (certain, possible) = signs.map_or((thing.seen, thing.seen), |signs| {
             (thing.seen.max(signs.certain), thing.seen.max(signs.possible))
@@ -238,7 +257,7 @@ impl Model {
     }
 
     /// The table says of each name what the events say.
-    pub(crate) fn check(&mut self, after: &Shadow, bench: &Bench, story: &Story) -> Verdict {
+    pub(crate) fn check(&mut self, after: &Shadow, crowd: &Crowd, bench: &Bench, story: &Story) -> Verdict {
         let paths = after.paths();
         ensure!(self.names == paths, "by events there are {:?}, in truth {paths:?}", self.names);
         let now = bench.now;
@@ -247,7 +266,7 @@ impl Model {
             let told = (&thing.session, thing.token, thing.ttl);
             let kept = (&record.session, record.token, record.ttl);
             ensure!(told == kept, "by events inode {ino} is {told:?}, in truth {kept:?}");
-            let (earliest, latest) = self.deadlines(thing);
+            let (earliest, latest) = self.deadlines(*ino, thing, crowd);
             let full = after.entries(*ino).any(|entry| bench.table.stat(now, entry.ino).is_some());
             let lives = bench.table.stat(now, *ino).is_some();
             let must_live = full || earliest.is_none_or(|earliest| now.boot < earliest);

@@ -46,7 +46,13 @@ impl Shadow {
     pub(crate) fn opened(self, epoch: u32, now: Now) -> LockTable {
         let seen = |session: Session| Session { seen: now.boot, ..session };
         let sessions = self.sessions.into_values().map(seen);
-        LockTable::restore(epoch, self.records.into_values(), sessions).expect("what was kept is whole")
+        // Nor can it be known when the last let go of an advisory file.
+        let used = |record: Record| match record.is_advisory() {
+            true => Record { seen: now.boot, ..record },
+            false => record,
+        };
+        let records = self.records.into_values().map(used);
+        LockTable::restore(epoch, records, sessions).expect("what was kept is whole")
     }
 
     /// Changes what a step says it changed, and nothing else.
@@ -106,16 +112,22 @@ impl Shadow {
         self.check_numbers()?;
         self.check_answers(bench)?;
         let epoch = bench.table.last_token().epoch() + 1;
+        let kept = self.clone().with_uses(bench);
         let restored =
-            LockTable::restore(epoch, self.records.values().cloned(), self.sessions.values().cloned());
+            LockTable::restore(epoch, kept.records.values().cloned(), kept.sessions.values().cloned());
         let restored = Bench { table: restored?, now: bench.now };
-        ensure!(*self == Self::of(&restored.table), "restored, other things are kept");
-        self.check_answers(&restored)?;
+        ensure!(kept == Self::of(&restored.table), "restored, other things are kept");
+        kept.check_answers(&restored)?;
         for ino in self.records.keys() {
             let views = [bench, &restored].map(|bench| bench.table.view(bench.now, *ino));
             let [before, after] = views.map(|view| {
                 view.map(|mut view| {
                     view.attributes = without_times(view.attributes);
+                    // Who locks a file, and who waits for it, is not kept.
+                    (view.grants, view.waiting) = (Vec::new(), 0);
+                    if view.record.is_advisory() {
+                        (view.record.seen, view.deadline) = (bench.now.boot, None);
+                    }
                     view
                 })
             });
@@ -131,6 +143,16 @@ impl Shadow {
             );
         }
         Ok(())
+    }
+
+    /// The same, and what is advisory and alive was used until now: who uses it is not kept.
+    fn with_uses(mut self, bench: &Bench) -> Self {
+        for record in self.records.values_mut().filter(|record| record.is_advisory()) {
+            if bench.table.stat(bench.now, record.ino).is_some() {
+                record.seen = bench.now.boot;
+            }
+        }
+        self
     }
 
     /// No number is used for two things.

@@ -499,6 +499,7 @@ impl Dice {
 
 /// Where acts are carried out: what they need to know of a table or a store.
 pub(crate) trait Stand {
+    fn now(&self) -> Now;
     fn lookup(&self, spot: &Spot) -> Option<Ino>;
     fn token(&self, ino: Ino) -> Option<Token>;
 }
@@ -522,6 +523,10 @@ impl Bench {
 }
 
 impl Stand for Bench {
+    fn now(&self) -> Now {
+        self.now
+    }
+
     fn lookup(&self, spot: &Spot) -> Option<Ino> {
         self.table.lookup(self.now, spot).map(|attributes| attributes.ino)
     }
@@ -543,11 +548,19 @@ pub(crate) struct Story {
     /// The calls that may wait: each is told apart by its place.
     calls: Vec<Command>,
     told: VecDeque<WaitId>,
+    /// Until when the mounts have a lease, as far as they took one.
+    leases: [Option<BootTime>; MOUNTS],
 }
 
 impl Story {
     pub(crate) fn new() -> Self {
-        Self { cast: cast(), seen: vec![Ino::ROOT], calls: Vec::new(), told: VecDeque::new() }
+        Self {
+            cast: cast(),
+            seen: vec![Ino::ROOT],
+            calls: Vec::new(),
+            told: VecDeque::new(),
+            leases: [None; MOUNTS],
+        }
     }
 
     /// Everything seen, oldest first.
@@ -569,10 +582,33 @@ impl Story {
         self.told.extend(wakes);
     }
 
-    /// Nobody waits any more: those who did are gone.
-    pub(crate) fn forget_calls(&mut self) {
+    /// The store was opened again: nobody waits any more, and no mount has a lease.
+    pub(crate) fn forget_mounts(&mut self) {
         self.calls.clear();
         self.told.clear();
+        self.leases = [None; MOUNTS];
+    }
+
+    /// Whether a mount would open something though its lease has run out. A daemon begins it anew first; what is
+    /// opened before that goes then, or when somebody sweeps.
+    fn opens_unattended(&self, now: Now, command: &Command) -> bool {
+        let (Command::Acquire { caller, new: New::File(Opening::Opened), .. } | Command::Open { caller, .. }) =
+            command
+        else {
+            return false;
+        };
+        let lease = (0..MOUNTS).find(|nth| mount_id(*nth) == caller.mount).and_then(|nth| self.leases[nth]);
+        lease.is_some_and(|end| end <= now.boot)
+    }
+
+    fn note_lease(&mut self, now: Now, act: &Act) {
+        match act {
+            Act::Attend { mount: nth } => {
+                self.leases[*nth] = mount(*nth).ttl.span().map(|span| now.boot + span);
+            }
+            Act::Leave { mount } => self.leases[*mount] = None,
+            _ => {}
+        }
     }
 
     fn patience(&self, patience: Patience) -> Option<Waiting> {
@@ -619,6 +655,10 @@ impl Story {
             return self.calls.iter().find(|call| wait_id(call) == Some(told)).cloned();
         }
         let command = self.command_of(stand, act)?;
+        if self.opens_unattended(stand.now(), &command) {
+            return None;
+        }
+        self.note_lease(stand.now(), act);
         if wait_id(&command).is_some() && !self.calls.contains(&command) {
             self.calls.push(command.clone());
         }

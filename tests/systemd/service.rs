@@ -129,7 +129,10 @@ fn a_redis_that_wants_a_password_gets_it_from_a_credential() {
     let mut machine = Machine::boot();
     machine.write("/run/redis.conf", "requirepass hunter2\nport 6379\nsave \"\"\n");
     machine.run("ip link set lo up");
-    machine.write("/etc/lockfs/lockfs.conf", "LOCKFS_BACKEND=redis\nREDIS_HOST=127.0.0.1\n");
+    machine.write(
+        "/etc/lockfs/lockfs.conf",
+        "LOCKFS_BACKEND=redis\nREDIS_HOST=127.0.0.1\nLOCKFS_METRICS_LISTEN=9464\n",
+    );
     // The unit alone lets nobody into the network, and the error says so.
     machine.fails("systemctl start lockfs");
     let said = machine.run("journalctl -u lockfs --no-pager");
@@ -145,6 +148,9 @@ fn a_redis_that_wants_a_password_gets_it_from_a_credential() {
     machine.eventually("it is there", |machine| machine.property("lockfs", "ActiveState") == "active");
     machine.run("touch /locks/x");
     assert_eq!(machine.run("getfattr --only-values -n user.lock.scope /locks/x"), "cluster");
+    let scraped = machine
+        .run("exec 3<>/dev/tcp/127.0.0.1/9464; printf 'GET /metrics HTTP/1.1\\r\\n\\r\\n' >&3; cat <&3");
+    assert!(scraped.contains("\nlockfs_up 1\n"), "{scraped}");
     let said = machine.run("journalctl --no-pager; cat /locks/.lockfs/status; systemctl status lockfs");
     assert!(!said.contains("hunter2"), "{said}");
 }

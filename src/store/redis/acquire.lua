@@ -7,60 +7,32 @@
 -- ARGV[10]  its permission bits
 -- ARGV[11]  what if the name is there: 'refuse', 'open', 'empty'
 -- ARGV[12]  the target of a symlink
+-- ARGV[13]  the number under which the caller's mount has it open then; '' where the server is not to know
+-- ARGV[14]  whether what is made is opened, too: '1'
 -- Returns   as `law/step.lua` says: the entry, or what was opened
 
-local function ttl_of_new(parent, name, kind, otherwise)
-  if kind == DIRECTORY and string.sub(name, -5) ~= '.lock' then return 0 end
-  local o = object(parent)
-  while o do
-    if o.kind == DIRECTORY and o.default_ttl >= 0 then return o.default_ttl end
-    o = o.places[1] and object(o.places[1].parent)
-  end
-  return otherwise
-end
-
-local function open(c, o, how)
-  if how == 'refuse' then return refused(EXISTS) end
-  if o.kind == DIRECTORY then return refused(IS_DIRECTORY) end
+local function open(c, o, how, number)
+  if how == 'refuse' then return refused(WHY.EXISTS) end
+  if o.kind == DIRECTORY then return refused(WHY.IS_DIRECTORY) end
   local refusal = how == 'empty' and truncate(c, o, 0)
-  return refusal and refused(refusal) or opened(o)
+  if refusal then return refused(refusal) end
+  if number then shares.open_on(o, c.mount, number) end
+  return opened(o)
 end
 
-local function acquire(c, parent, name, kind, mode, how, target)
+local function acquire(c, parent, name, kind, mode, how, target, number, is_opened)
   local o, refusal = find(parent, name)
   if refusal then return refused(refusal) end
-  if o then return open(c, o, how) end
-  refusal = ensure_session(c)
+  if o then return open(c, o, how, number) end
+  -- What is reserved for those who wait is as good as held.
+  if queues.is_name_awaited(parent, name) then return refused(how == 'refuse' and WHY.EXISTS or busy('')) end
+  refusal, o = make(c, parent, name, kind, mode, target)
   if refusal then return refused(refusal) end
-  forget_loss(c.id, parent, name)
-  local token = next_token()
-  -- As on ext4: below a set-group-id directory entries get its group, and directories the bit as well.
-  local above = object(parent)
-  local gid = c.gid
-  if bit.band(above.mode, 1024) ~= 0 then
-    gid = above.gid
-    if kind == DIRECTORY then mode = bit.bor(mode, 1024) end
-  end
-  o = {
-    ino = token, kind = kind, token = token, mode = mode, uid = c.uid, gid = gid, mtime = WALL, ctime = WALL,
-    since = WALL, ttl = ttl_of_new(parent, name, kind, session(c.id).ttl), seen = NOW, size = #target,
-    default_ttl = -1, session = '', places = {},
-  }
-  objects[token] = o
-  if kind == DIRECTORY then
-    new_directory(token)
-  elseif target ~= '' then
-    bodies[token] = target
-  end
-  meta.locks = meta.locks + 1
-  join_session(o, c.id)
-  place(o, parent, name, token)
-  schedule(o)
-  tell(ACQUIRE, path_at(parent, name), token)
+  if number and is_opened then shares.open_on(o, c.mount, number) end
   return entry_of(o)
 end
 
 step('acquire', function()
   return before_a_grant() or finish(acquire(parse_caller(ARGV[6]), ARGV[7], ARGV[8], tonumber(ARGV[9]),
-    tonumber(ARGV[10]), ARGV[11], ARGV[12]))
+    tonumber(ARGV[10]), ARGV[11], ARGV[12], tonumber(ARGV[13]), ARGV[14] == '1'))
 end)

@@ -9,8 +9,9 @@ use std::sync::Arc;
 
 use crate::clock::{BootId, BootTime, WallTime};
 use crate::lock::{
-    Attributes, Body, Event, EventKind, Ino, Job, Kind, LockPath, Login, Name, Origin, Place, Record,
-    Session, SessionId, SessionKind, Token, Ttl,
+    Attributes, Body, Claim, Event, EventKind, Grant, Ino, Job, Kind, LockOwner, LockPath, Login, Mode,
+    Mount, MountId, Name, Origin, Place, Range, Record, Session, SessionId, SessionKind, Style, Token, Ttl,
+    WaitId, Waiter,
 };
 use crate::table::{Begin, Caller, Counts, Entry, Outcome, Refusal, Reply, View};
 
@@ -82,7 +83,8 @@ pub(super) fn wall(time: WallTime) -> [u8; 12] {
 /// A caller, as `parse_caller` in `law/step.lua` reads it.
 pub(super) fn caller(caller: &Caller) -> Vec<u8> {
     let claimant = &caller.session;
-    let mut out = Vec::with_capacity(192);
+    let mut out = Vec::with_capacity(200);
+    put(&mut out, &caller.mount.as_u64().to_be_bytes());
     put_u32(&mut out, caller.uid);
     put_u32(&mut out, caller.gid);
     out.push(kind_code(&claimant.kind));
@@ -96,6 +98,43 @@ pub(super) fn caller(caller: &Caller) -> Vec<u8> {
     out.push(u8::try_from(also.len()).expect("cut to fit"));
     also.iter().for_each(|id| put_short(&mut out, id.as_str().as_bytes()));
     put_rest(&mut out, &claimant.kind, &claimant.origin);
+    out
+}
+
+/// A claim, as `shares.parse_claim` in `law/advisory.lua` reads it.
+pub(super) fn claim(claim: &Claim) -> Vec<u8> {
+    let mut out = Vec::with_capacity(30);
+    out.push(match claim.style {
+        Style::Flock => 1,
+        Style::Fcntl => 2,
+    });
+    out.push(match claim.mode {
+        Mode::Shared => 1,
+        Mode::Exclusive => 2,
+    });
+    put(&mut out, &claim.range.first().to_be_bytes());
+    put(&mut out, &claim.range.last().to_be_bytes());
+    put(&mut out, &claim.key.to_be_bytes());
+    put_u32(&mut out, claim.pid);
+    out
+}
+
+/// A mount and a number, as `shares.lock` in `law/advisory.lua` reads them.
+#[expect(clippy::cast_precision_loss, reason = "a count, below 2^53")]
+pub(super) fn numbered(mount: MountId, number: u64) -> Vec<u8> {
+    [mount.as_u64().to_be_bytes(), (number as f64).to_be_bytes()].concat()
+}
+
+/// A lease, as `parse_lease` in `law/advisory.lua` reads it; when it was renewed the server says.
+pub(super) fn lease(mount: &Mount) -> Vec<u8> {
+    let mut out = vec![VERSION];
+    put(&mut out, &0.0_f64.to_be_bytes());
+    put(&mut out, &millis(mount.ttl).to_be_bytes());
+    out.push(0);
+    put_u32(&mut out, mount.pid);
+    put(&mut out, &mount.start.to_be_bytes());
+    put_short(&mut out, mount.host.as_bytes());
+    put_medium(&mut out, mount.boot.as_str().as_bytes());
     out
 }
 
@@ -327,6 +366,7 @@ impl<'a> Reader<'a> {
             b'S' => Ok(Reply::Session(Box::new(self.session()?))),
             b'C' => Ok(Reply::Count(usize::try_from(self.number()?).unwrap_or(usize::MAX))),
             b'D' => Ok(Reply::Done),
+            b'Q' => Ok(Reply::Waits),
             b'R' => Err(self.refusal()?),
             other => return Err(Malformed::new(format!("{other} is no answer"))),
         })
@@ -391,15 +431,109 @@ impl<'a> Reader<'a> {
             _ => Some(self.session()?),
         };
         let deadline = Some(self.time()?).filter(|deadline| *deadline > BootTime::default());
-        Ok(Some(View {
-            record: stored.with(body),
-            attributes,
-            path,
-            session,
-            deadline,
-            grants: Vec::new(),
-            waiting: 0,
-        }))
+        let waiting = usize::try_from(self.number()?).unwrap_or(usize::MAX);
+        let mut grants = Vec::new();
+        while !self.is_empty() {
+            let mount = self.mount_id()?;
+            grants.push(self.grant(mount)?);
+        }
+        let record = stored.with(body);
+        Ok(Some(View { record, attributes, path, session, deadline, grants, waiting }))
+    }
+
+    fn mount_id(&mut self) -> Read<MountId> {
+        self.u64().map(MountId::from_u64)
+    }
+
+    fn style(&mut self) -> Read<Style> {
+        match self.byte()? {
+            1 => Ok(Style::Flock),
+            2 => Ok(Style::Fcntl),
+            other => Err(Malformed::new(format!("{other} is no style of a lock"))),
+        }
+    }
+
+    fn mode(&mut self) -> Read<Mode> {
+        match self.byte()? {
+            1 => Ok(Mode::Shared),
+            2 => Ok(Mode::Exclusive),
+            other => Err(Malformed::new(format!("{other} is no mode of a lock"))),
+        }
+    }
+
+    fn range(&mut self) -> Read<Range> {
+        let (first, last) = (self.u64()?, self.u64()?);
+        Range::new(first, last).ok_or_else(|| Malformed::new(format!("bytes {first} to {last}")))
+    }
+
+    /// Who somebody is, of what is written of it and of its job.
+    fn origin(&mut self) -> Read<Origin> {
+        let mut rest = Reader(self.medium()?);
+        Ok(Origin { pid: rest.u32()?, user: rest.text()?, host: rest.text()?, command: rest.text()? })
+    }
+
+    fn grant(&mut self, mount: MountId) -> Read<Grant> {
+        let (style, mode, range, key) = (self.style()?, self.mode()?, self.range()?, self.u64()?);
+        let pid = self.u32()?;
+        self.number()?;
+        let since = self.wall()?;
+        let session = session_id(self.short()?)?;
+        let owner = LockOwner { mount, key };
+        Ok(Grant { style, mode, range, owner, pid, session, origin: self.origin()?, since })
+    }
+
+    /// Those who wait, as `waiting.lua` tells of them.
+    pub(super) fn waiters(&mut self) -> Read<Vec<Waiter>> {
+        let mut waiters = Vec::new();
+        while !self.is_empty() {
+            let ticket = self.token()?;
+            let id = WaitId { mount: self.mount_id()?, request: self.u64()? };
+            let (style, mode, range, key) = (self.style()?, self.mode()?, self.range()?, self.u64()?);
+            let pid = self.u32()?;
+            let alone = self.byte()? == 1;
+            let reserved = Some(self.time()?).filter(|until| *until > BootTime::default());
+            let session = session_id(self.short()?)?;
+            let origin = self.origin()?;
+            let claim = Claim { style, mode, range, key, pid };
+            let since = self.wall()?;
+            waiters.push(Waiter { id, ticket, claim, session, origin, since, alone, reserved });
+        }
+        Ok(waiters)
+    }
+
+    /// Mounts, as `waiting.lua` tells of them.
+    pub(super) fn mounts(&mut self) -> Read<Vec<Mount>> {
+        let mut mounts = Vec::new();
+        while !self.is_empty() {
+            let id = self.mount_id()?;
+            let mut lease = Reader(self.long()?);
+            lease.version()?;
+            lease.time()?;
+            let ttl = lease.ttl()?;
+            lease.byte()?;
+            let (pid, start) = (lease.u32()?, lease.u64()?);
+            let host = String::from_utf8_lossy(lease.short()?).into_owned();
+            let boot = BootId::new(lease.text()?);
+            mounts.push(Mount { id, host, pid, start, boot, ttl });
+        }
+        Ok(mounts)
+    }
+
+    /// What a mount is to hear, as `mounts.tell` in `law/advisory.lua` writes it.
+    pub(super) fn told(&mut self, mount: MountId) -> Read<Vec<Told>> {
+        let kind = self.byte()?;
+        let mut told = Vec::new();
+        while !self.is_empty() {
+            told.push(match kind {
+                b'w' => {
+                    let at = (self.time()?, self.u32()?);
+                    Told::Wake(at, WaitId { mount, request: self.u64()? })
+                }
+                b'a' => Told::Advisory(self.ino()?),
+                other => return Err(Malformed::new(format!("{other} is nothing to hear"))),
+            });
+        }
+        Ok(told)
     }
 
     /// Nothing where it is no directory, else its entries.
@@ -435,8 +569,8 @@ impl<'a> Reader<'a> {
     }
 
     pub(super) fn counts(&mut self) -> Read<Counts> {
-        let (locks, sessions) = (self.number()?, self.number()?);
-        let mut counts = Counts { locks, sessions, ..Counts::default() };
+        let (locks, sessions, waits) = (self.number()?, self.number()?, self.number()?);
+        let mut counts = Counts { locks, sessions, waits, ..Counts::default() };
         for count in &mut counts.events {
             *count = self.number()?;
         }
@@ -465,6 +599,9 @@ impl<'a> Reader<'a> {
             b'V' => Refusal::Invalid,
             b'S' => Refusal::NoSession,
             b'W' => Refusal::WrongToken,
+            b'K' => Refusal::Taken,
+            b'X' => Refusal::Deadlock,
+            b'U' => Refusal::Unattended,
             other => return Err(Malformed::new(format!("{other} is no refusal"))),
         })
     }
@@ -497,6 +634,11 @@ impl<'a> Reader<'a> {
                 Changed::Session(id, record.into(), losses.into())
             }
             b'x' => Changed::SessionGone(self.session_id()?),
+            b'f' => {
+                let (ino, mount) = (self.ino()?, self.mount_id()?);
+                Changed::Share(ino, mount, self.long()?.into())
+            }
+            b'l' => Changed::MountGone(self.mount_id()?),
             other => return Err(Malformed::new(format!("{other} is no change"))),
         })
     }
@@ -606,6 +748,19 @@ pub(super) enum Changed {
     Session(SessionId, Arc<[u8]>, Arc<[u8]>),
     /// It is over.
     SessionGone(SessionId),
+    /// What a mount has of an object; empty for nothing.
+    Share(Ino, MountId, Arc<[u8]>),
+    /// It has nothing any more.
+    MountGone(MountId),
+}
+
+/// What a mount is told.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum Told {
+    /// A call should ask again; when that was told, and as the how manieth of its step.
+    Wake((BootTime, u32), WaitId),
+    /// A file is advisory from now on.
+    Advisory(Ino),
 }
 
 #[cfg(test)]

@@ -6,16 +6,16 @@
 //!
 //! The invariant: nothing here is ever an answer to who holds what. That only the server says.
 
-use std::collections::{HashMap, HashSet, VecDeque};
+use std::collections::{BTreeMap, HashMap, HashSet, VecDeque};
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::codec::{Changed, Malformed, Stored};
+use super::codec::{self, Changed, Malformed, Stored};
+use super::opens::Opens;
+use super::orphan::Orphan;
 use crate::clock::{BootTime, Now};
-use crate::lock::{
-    Attributes, EventKind, Ino, MountId, Name, Origin, Place, SessionId, SessionKind, Token, Ttl,
-};
-use crate::table::{Begin, Caller, Claimant, Command, LockTable, Outcome, Refusal, Spot, View};
+use crate::lock::{Attributes, EventKind, Ino, Kind, Mount, MountId, SessionId, Token, WaitId};
+use crate::table::{Command, Outcome, View};
 
 /// How many directories are remembered that only lead to locks.
 const WAYS_MAX: usize = 10_000;
@@ -38,12 +38,8 @@ pub(super) struct Copy {
 /// The records of a session, as the server had them: its own, and the names that it lost.
 type SessionCopy = (Arc<[u8]>, Arc<[u8]>);
 
-/// A file without a name that is open here.
-#[derive(Debug)]
-struct Orphan {
-    table: LockTable,
-    ino: Ino,
-}
+/// Arguments of `share.lua`: what a mount let go of.
+pub(super) type Debt = Vec<Vec<u8>>;
 
 /// What this host knows.
 #[derive(Debug, Default)]
@@ -52,8 +48,18 @@ pub(super) struct Copies {
     sessions: HashMap<SessionId, SessionCopy>,
     /// Directories that lead to locks of this host, whoever holds them.
     ways: HashMap<Ino, Arc<[u8]>>,
-    opens: HashMap<Ino, u32>,
+    pub(super) opens: Opens,
     orphans: HashMap<Ino, Orphan>,
+    /// What mounts of this host have of objects, as the server has it.
+    shares: BTreeMap<(Ino, MountId), Arc<[u8]>>,
+    /// The leases of mounts of this host, and when they were renewed.
+    leases: BTreeMap<MountId, (Mount, Now)>,
+    /// Objects that the server has and this host has open: it is to be told.
+    untold: Vec<Ino>,
+    /// What was let go of while the server was gone.
+    debts: VecDeque<Debt>,
+    /// The number of the last request that locks something.
+    last_mark: u64,
     /// Objects of which somebody else may have taken a name away.
     suspects: HashSet<Ino>,
     /// What this host released lately, and when, oldest first: another primary may not know it.
@@ -74,24 +80,38 @@ impl Copies {
     pub(super) fn learn(&mut self, changes: &[Changed], now: Now, what: Learn) -> Result<(), Malformed> {
         for change in changes {
             match change {
-                Changed::Object(ino, record) if what == Learn::All || self.objects.contains_key(ino) => {
-                    self.objects.entry(*ino).or_default().record = Arc::clone(record);
+                Changed::Object(ino, record) => {
+                    if what == Learn::All || self.objects.contains_key(ino) {
+                        self.objects.entry(*ino).or_default().record = Arc::clone(record);
+                    }
+                    // Others use what has no name any more: the server keeps it.
+                    if self.opens.has(*ino) && Stored::parse(*ino, record)?.record().places.is_empty() {
+                        self.untold.push(*ino);
+                    }
                 }
                 Changed::Note(ino, note) if what == Learn::All || self.objects.contains_key(ino) => {
                     self.objects.entry(*ino).or_default().note = Arc::clone(note);
                 }
                 Changed::Released(ino) => {
-                    if self.opens.contains_key(ino)
+                    if self.opens.has(*ino)
                         && let Some(copy) = self.objects.get(ino)
                     {
-                        self.orphans.insert(*ino, Orphan::of(*ino, copy, now)?);
+                        let record = Stored::parse(*ino, &copy.record)?.with(&copy.note);
+                        let opens = self.opens.take(*ino);
+                        self.orphans
+                            .extend(Orphan::of(record, &opens, &self.leases, now)?.map(|o| (*ino, o)));
                     }
                     if let Some(copy) = self.objects.remove(ino) {
                         self.forget_releases(now.boot);
                         self.released.push_back((now.boot, *ino, copy.record));
                     }
                 }
-                Changed::Gone(ino) => drop(self.objects.remove(ino)),
+                Changed::Gone(ino) => {
+                    self.objects.remove(ino);
+                    self.opens.take(*ino);
+                }
+                Changed::Share(ino, mount, share) => self.learn_share(*ino, *mount, share),
+                Changed::MountGone(mount) => self.forget_mount(*mount),
                 Changed::Session(id, record, lost)
                     if what == Learn::All || self.sessions.contains_key(id) =>
                 {
@@ -99,10 +119,134 @@ impl Copies {
                     self.sessions.insert(id.clone(), (Arc::clone(record), Arc::clone(lost)));
                 }
                 Changed::SessionGone(id) => drop(self.sessions.remove(id)),
-                Changed::Object(..) | Changed::Note(..) | Changed::Session(..) | Changed::Entries(..) => {}
+                Changed::Note(..) | Changed::Session(..) | Changed::Entries(..) => {}
             }
         }
         Ok(())
+    }
+
+    fn learn_share(&mut self, ino: Ino, mount: MountId, share: &Arc<[u8]>) {
+        if !share.is_empty() {
+            if self.leases.contains_key(&mount) {
+                self.shares.insert((ino, mount), Arc::clone(share));
+            }
+            return;
+        }
+        let had_it = self.shares.remove(&(ino, mount)).is_some();
+        if had_it && !self.has_shares(ino) && self.objects.get(&ino).is_some_and(Copy::is_nobodys) {
+            self.objects.remove(&ino);
+        }
+    }
+
+    /// Of how many files a mount has less, after a step, than it had.
+    pub(super) fn count_lost(&self, changes: &[Changed]) -> usize {
+        let is_less = |change: &&Changed| match change {
+            Changed::Share(ino, mount, share) => {
+                self.shares.get(&(*ino, *mount)).is_some_and(|had| had.len() > share.len())
+            }
+            _ => false,
+        };
+        changes.iter().filter(is_less).count()
+    }
+
+    fn has_shares(&self, ino: Ino) -> bool {
+        let (first, last) = (MountId::from_u64(0), MountId::from_u64(u64::MAX));
+        self.shares.range((ino, first)..=(ino, last)).next().is_some()
+    }
+
+    fn forget_mount(&mut self, mount: MountId) {
+        self.opens.forget_mount(mount);
+        self.leases.remove(&mount);
+        let shares = self.shares.keys().filter(|(_, of)| *of == mount);
+        for (ino, _) in shares.copied().collect::<Vec<_>>() {
+            self.learn_share(ino, mount, &Arc::default());
+        }
+    }
+
+    /// Notes that the lease of a mount was begun or renewed.
+    pub(super) fn attended(&mut self, mount: &Mount, now: Now) {
+        self.leases.insert(mount.id, (mount.clone(), now));
+    }
+
+    /// Whether the lease of a mount of this host has not run out, whatever the clocks say to a quarter of it.
+    pub(super) fn is_attended(&self, mount: MountId, now: Now) -> bool {
+        self.leases.get(&mount).is_some_and(|(mount, seen)| {
+            mount.ttl.span().is_none_or(|span| now.boot < seen.boot + span * 3 / 4)
+        })
+    }
+
+    /// Notes what was found when it was opened: of a file that nobody holds whoever uses it must be able to say it.
+    pub(super) fn found(&mut self, attributes: &Attributes, record: Arc<[u8]>) {
+        let copy = Copy { record, note: Arc::default() };
+        if attributes.kind == Kind::File && copy.is_nobodys() {
+            self.objects.entry(attributes.ino).or_default().record = copy.record;
+        }
+    }
+
+    /// A file is advisory from now on, perhaps by another host's step; whether that is news.
+    pub(super) fn hear_advisory(&mut self, ino: Ino) -> bool {
+        let is_held = self.objects.get(&ino).is_some_and(|copy| !copy.is_nobodys());
+        let is_untold = self.opens.has_untold(ino);
+        if is_held {
+            self.suspects.insert(ino);
+        }
+        if is_untold {
+            self.untold.push(ino);
+        }
+        is_held || is_untold
+    }
+
+    /// What the server is to be told that mounts have open, and the number of each. Each is to be closed once more
+    /// then.
+    pub(super) fn begin_telling(&mut self) -> Vec<(Ino, MountId, u64)> {
+        let untold = std::mem::take(&mut self.untold);
+        let told = untold.into_iter().flat_map(|ino| {
+            let told = self.opens.begin_telling(ino);
+            told.into_iter().map(move |(mount, number)| (ino, mount, number)).collect::<Vec<_>>()
+        });
+        told.collect()
+    }
+
+    /// Notes that the server is to be told again of what it may have been told is closed.
+    pub(super) fn tell_again(&mut self, ino: Ino, mount: MountId) {
+        self.opens.not_told(ino, mount);
+        self.untold.push(ino);
+    }
+
+    /// Whether there is something to tell.
+    pub(super) fn has_untold(&self) -> bool {
+        !self.untold.is_empty()
+    }
+
+    /// The number of a request that locks something.
+    pub(super) fn next_mark(&mut self) -> u64 {
+        self.last_mark += 1;
+        self.last_mark
+    }
+
+    /// The number of the last one.
+    pub(super) fn last_mark(&self) -> u64 {
+        self.last_mark
+    }
+
+    /// Notes what the server is still to hear.
+    pub(super) fn owe(&mut self, debt: Debt) {
+        self.debts.push_back(debt);
+    }
+
+    /// What the server is still to hear, the oldest of it.
+    pub(super) fn first_debt(&self) -> Option<Debt> {
+        self.debts.front().cloned()
+    }
+
+    /// Whether the server is still to hear something.
+    pub(super) fn is_owing(&self) -> bool {
+        !self.debts.is_empty()
+    }
+
+    /// It has heard it.
+    pub(super) fn paid(&mut self) {
+        self.debts.pop_front();
     }
 
     fn forget_idle_sessions(&mut self) {
@@ -148,38 +292,32 @@ impl Copies {
     /// may have been heard before its answer.
     pub(super) fn take_suspects(&mut self) -> Vec<Ino> {
         let suspects = std::mem::take(&mut self.suspects);
-        suspects.into_iter().filter(|ino| self.objects.contains_key(ino)).collect()
+        suspects.into_iter().filter(|ino| self.objects.contains_key(ino) || self.has_shares(*ino)).collect()
     }
 
     /// What the server says of a suspect: its record, or that it is not there.
     pub(super) fn confirm(&mut self, ino: Ino, found: Option<Arc<[u8]>>) {
-        match (found, self.objects.get_mut(&ino)) {
-            (Some(record), Some(copy)) => copy.record = record,
-            // Its last record is wanted still, should it turn out that a step of our own released it.
-            (None, Some(_)) if !self.opens.contains_key(&ino) => drop(self.objects.remove(&ino)),
-            _ => {}
-        }
-    }
-
-    /// One more descriptor is open on an object.
-    pub(super) fn opened(&mut self, ino: Ino) {
-        *self.opens.entry(ino).or_default() += 1;
-    }
-
-    /// One descriptor less is open.
-    pub(super) fn closed(&mut self, ino: Ino) {
-        if let Some(count) = self.opens.get_mut(&ino) {
-            *count -= 1;
-            if *count == 0 {
-                self.opens.remove(&ino);
-                self.orphans.remove(&ino);
+        match found {
+            Some(record) => {
+                let copy = Copy { record, note: Arc::default() };
+                if self.opens.has(ino) && copy.is_nobodys() {
+                    self.untold.push(ino);
+                }
+                if let Some(known) = self.objects.get_mut(&ino) {
+                    known.record = copy.record;
+                } else if copy.is_nobodys() {
+                    self.objects.insert(ino, copy);
+                }
             }
+            // Its last record is wanted still, should it turn out that a step of our own released it.
+            None if !self.opens.has(ino) => drop(self.objects.remove(&ino)),
+            None => {}
         }
     }
 
-    /// How many live on without a name.
-    pub(super) fn orphans(&self) -> u64 {
-        self.orphans.len() as u64
+    /// How many live on without a name, and how many wait for one of them.
+    pub(super) fn orphans(&self) -> (u64, u64) {
+        (self.orphans.len() as u64, self.orphans.values().map(Orphan::waits).sum())
     }
 
     /// Whether a session is known.
@@ -188,9 +326,16 @@ impl Copies {
     }
 
     /// Carries out a command on an orphan; `None` where it is about none.
-    pub(super) fn execute(&mut self, now: Now, command: &Command) -> Option<Outcome> {
+    pub(super) fn execute(&mut self, now: Now, command: &Command) -> Option<(Outcome, Vec<WaitId>)> {
+        if let Command::Withdraw { id } = command {
+            let orphan = self.orphans.values_mut().find(|orphan| orphan.awaits(*id))?;
+            return Some(orphan.execute(now, command));
+        }
         let ino = match command {
             Command::Open { ino, .. }
+            | Command::Close { ino, .. }
+            | Command::Lock { ino, .. }
+            | Command::Unlock { ino, .. }
             | Command::Write { ino, .. }
             | Command::Truncate { ino, .. }
             | Command::Change { ino, .. }
@@ -201,22 +346,26 @@ impl Copies {
             | Command::Link { ino, .. } => ino,
             _ => return None,
         };
-        let orphan = self.orphans.get_mut(ino)?;
-        let outcome = orphan.table.execute(now, command).outcome;
-        if outcome.is_ok() && matches!(command, Command::Open { .. }) {
-            self.opened(*ino);
-        }
-        Some(outcome)
+        let done = self.orphans.get_mut(ino)?.execute(now, command);
+        self.orphans.retain(|_, orphan| orphan.is_there());
+        Some(done)
+    }
+
+    /// Lets all orphans know of a command that was carried out, and is about mounts; returns whom that wakes.
+    pub(super) fn tell_orphans(&mut self, now: Now, command: &Command) -> Vec<WaitId> {
+        let wakes = self.orphans.values_mut().flat_map(|orphan| orphan.execute(now, command).1).collect();
+        self.orphans.retain(|_, orphan| orphan.is_there());
+        wakes
     }
 
     /// What stat(2) tells of an orphan.
-    pub(super) fn stat(&self, now: Now, ino: Ino) -> Option<Attributes> {
-        self.orphans.get(&ino)?.table.stat(now, ino)
+    pub(super) fn stat(&self, now: Now, ino: Ino) -> Option<Option<Attributes>> {
+        Some(self.orphans.get(&ino)?.stat(now))
     }
 
     /// Everything known of an orphan.
-    pub(super) fn view(&self, now: Now, ino: Ino) -> Option<View> {
-        self.orphans.get(&ino)?.table.view(now, ino)
+    pub(super) fn view(&self, now: Now, ino: Ino) -> Option<Option<View>> {
+        Some(self.orphans.get(&ino)?.view(now))
     }
 
     /// All that this host has to say again at `now`: for each session, release, directory and lock four
@@ -234,6 +383,13 @@ impl Copies {
         for ino in self.objects.keys() {
             self.claim(*ino, &mut told, &mut claims);
         }
+        for (id, (mount, _)) in self.leases.iter().filter(|(id, _)| self.is_attended(**id, now)) {
+            claims.push([b"m".to_vec(), id.as_u64().to_be_bytes().into(), codec::lease(mount), Vec::new()]);
+        }
+        for ((ino, mount), share) in self.shares.iter().filter(|((_, id), _)| self.is_attended(*id, now)) {
+            let share = [&mount.as_u64().to_be_bytes(), share.as_ref()].concat();
+            claims.push([b"f".to_vec(), ino.as_u64().to_be_bytes().into(), share, Vec::new()]);
+        }
         claims
     }
 
@@ -247,7 +403,7 @@ impl Copies {
             }
             let copy = self.objects.get(&ino).cloned();
             let copy = copy.or_else(|| Some(Copy { record: self.ways.get(&ino)?.clone(), note: [].into() }));
-            let Some(copy) = copy.filter(|copy| !copy.record.is_empty()) else {
+            let Some(copy) = copy.filter(|copy| !copy.record.is_empty() && !copy.is_nameless()) else {
                 continue;
             };
             ahead.extend(copy.parents());
@@ -266,68 +422,23 @@ impl Copy {
         Stored::parse(Ino::ROOT, &self.record).ok()?.record().session.clone()
     }
 
+    /// Whether it is a file without a name: what its mounts do not keep alive is gone.
+    fn is_nameless(&self) -> bool {
+        let stored = Stored::parse(Ino::ROOT, &self.record);
+        stored.is_ok_and(|stored| stored.record().places.is_empty())
+    }
+
+    /// Whether it is a file that nobody holds.
+    fn is_nobodys(&self) -> bool {
+        let stored = Stored::parse(Ino::ROOT, &self.record);
+        stored.is_ok_and(|stored| stored.record().session.is_none() && stored.attributes().kind == Kind::File)
+    }
+
     /// The directories that it stands in.
     fn parents(&self) -> Vec<Ino> {
         let stored = Stored::parse(Ino::ROOT, &self.record);
         stored
             .map(|stored| stored.record().places.iter().map(|place| place.parent).collect())
             .unwrap_or_default()
-    }
-}
-
-impl Orphan {
-    /// The object of `copy` after its last name went at `now`: in a small world where its holder unlinks it.
-    fn of(ino: Ino, copy: &Copy, now: Now) -> Result<Self, Malformed> {
-        let mut record = Stored::parse(ino, &copy.record)?.with(&copy.note);
-        let name = Name::parse(b"orphan").expect("a name");
-        record.places = vec![Place { parent: Ino::ROOT, name: name.clone(), cookie: record.token }];
-        let epoch = record.token.epoch().max(Token::from_u64(ino.as_u64()).epoch()).saturating_add(1);
-        let holder = record.session.clone();
-        let uid = record.uid;
-        let by = |id: SessionId| Caller {
-            uid,
-            gid: record.gid,
-            session: Arc::new(Claimant {
-                id,
-                kind: SessionKind::Named,
-                origin: Origin { user: String::new(), host: String::new(), pid: 0, command: String::new() },
-                login: None,
-                ttl: Ttl::Never,
-                begin: Begin::WhereMissing,
-            }),
-            also: Vec::new(),
-            mount: MountId::from_u64(0),
-        };
-        let nobody = || SessionId::parse(b"nobody").expect("a session name");
-        let caller = by(holder.clone().unwrap_or_else(nobody));
-        let mut table = LockTable::new(epoch, uid, record.gid, now);
-        let root = table.record(Ino::ROOT).expect("every table has a root").clone();
-        let mut sessions = Vec::new();
-        if let Some(id) = holder {
-            table.execute(now, &Command::BeginSession { caller: by(id.clone()) }).outcome.ok();
-            sessions.extend(table.session_record(&id).cloned());
-        }
-        let restored = LockTable::restore(epoch.saturating_add(1), [root, record], sessions);
-        let mut table = restored.map_err(|why| Malformed::from(why.as_str()))?;
-        let spot = Spot { parent: Ino::ROOT, name };
-        let open = Command::Open { caller: caller.clone(), ino, emptied: false };
-        table.execute(now, &open).outcome.map_err(|refusal| Malformed::of_refusal(&refusal))?;
-        table
-            .execute(now, &Command::Unlink { caller, spot })
-            .outcome
-            .map_err(|refusal| Malformed::of_refusal(&refusal))?;
-        Ok(Self { table, ino })
-    }
-}
-
-impl Malformed {
-    fn of_refusal(refusal: &Refusal) -> Self {
-        Self::from(format!("what was unlinked can't be kept: {refusal:?}").as_str())
-    }
-}
-
-impl Drop for Orphan {
-    fn drop(&mut self) {
-        log::trace!("closed what had no name ino={}", self.ino);
     }
 }

@@ -16,7 +16,7 @@ function edits.write(c, o, from, data)
   -- write(2) of no bytes does nothing, also beyond the end.
   if refusal or data == '' then return refusal end
   from = from == '' and o.size or tonumber(from)
-  if from + #data > NOTE_MAX then return TOO_LARGE end
+  if from + #data > NOTE_MAX then return WHY.TOO_LARGE end
   refusal = claim_to_change(c, o)
   if refusal then return refusal end
   local note = note_of(o)
@@ -46,7 +46,7 @@ function edits.change(c, o, mode, uid, gid, mtime)
 end
 
 edits['ttl'] = function(c, o, ttl)
-  if #o.places == 0 then return INVALID end
+  if #o.places == 0 then return WHY.INVALID end
   local refusal = claim_to_change(c, o)
   if refusal then return refusal end
   change(o)
@@ -56,7 +56,7 @@ edits['ttl'] = function(c, o, ttl)
 end
 
 edits['default-ttl'] = function(c, o, ttl)
-  if o.kind ~= DIRECTORY then return NOT_DIRECTORY end
+  if o.kind ~= DIRECTORY then return WHY.NOT_DIRECTORY end
   local refusal = claim_to_change(c, o)
   if refusal then return refusal end
   change(o)
@@ -65,7 +65,7 @@ end
 
 local function edit(what, c, ino, ...)
   local o = live(ino)
-  if not o then return refused(GONE) end
+  if not o then return refused(WHY.GONE) end
   local refusal = edits[what](c, o, ...)
   return refusal and refused(refusal) or entry_of(o)
 end

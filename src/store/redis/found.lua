@@ -28,18 +28,19 @@ step('found', function()
     return 'K' .. meta.gen
   end
   for _, ino in ipairs(call('HKEYS', P .. 'o')) do
-    call('UNLINK', P .. 'd:' .. ino, P .. 'l:' .. ino)
+    call('UNLINK', P .. 'd:' .. ino, P .. 'l:' .. ino, P .. 'f:' .. ino, P .. 'w:o' .. ino)
   end
+  queues.clear(false)
   for _, id in ipairs(call('HKEYS', P .. 's')) do
     call('UNLINK', P .. 'h:' .. id, P .. 'lost:' .. id)
   end
   call('UNLINK', P .. 'd:' .. ROOT, P .. 'l:' .. ROOT)
-  for _, key in ipairs({'o', 'b', 's', 'n', 'x', 'y', 'events', 'recover', 'past'}) do call('UNLINK', P .. key) end
+  for _, key in ipairs({'o', 'b', 's', 'n', 'x', 'y', 'events', 'recover', 'past', 'mounts', 'waits', 'r'}) do call('UNLINK', P .. key) end
   local window = tonumber(ARGV[6])
   meta = {
     gen = ARGV[1], epoch = math.max(tonumber(ARGV[2]) + 1, math.floor(NOW / 1000000)), seq = 0,
     replid = (replication()), events = tonumber(ARGV[3]), locks = 0, recover = window > 0 and NOW + window or 0,
-    tally = {0, 0, 0, 0, 0, 0, 0, 0},
+    tally = {0, 0, 0, 0, 0, 0, 0, 0}, waits = 0,
   }
   if window > 0 then
     for i = 8, #ARGV do call('SADD', P .. 'recover', ARGV[i]) end

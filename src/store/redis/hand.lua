@@ -7,16 +7,17 @@
 -- Returns  as `law/step.lua` says: nothing more; the entry
 
 local function break_lock(c, o, token)
-  if #o.places == 0 then return refused(INVALID) end
-  if c.uid ~= o.uid and c.uid ~= 0 then return refused(NOT_PERMITTED) end
-  if o.token ~= token then return refused(WRONG_TOKEN) end
-  if o.kind == DIRECTORY and has_live_entries(o.ino) then return refused(NOT_EMPTY) end
+  if #o.places == 0 then return refused(WHY.INVALID) end
+  if c.uid ~= o.uid and c.uid ~= 0 then return refused(WHY.NOT_PERMITTED) end
+  if o.token ~= token then return refused(WHY.WRONG_TOKEN) end
+  if o.kind == DIRECTORY and has_live_entries(o.ino) then return refused(WHY.NOT_EMPTY) end
   end_by_force(o.ino, BREAK)
   return done()
 end
 
 local function transfer(c, o, heir)
-  if #o.places == 0 then return refused(INVALID) end
+  -- What is advisory is nobody's, and what has no name can't be held.
+  if #o.places == 0 or is_advisory(o) then return refused(WHY.INVALID) end
   local _, refusal = own_session(c, heir)
   if refusal then return refused(refusal) end
   local how
@@ -28,7 +29,7 @@ end
 
 local function hand(what, c, ino, value)
   local o = live(ino)
-  if not o then return refused(GONE) end
+  if not o then return refused(WHY.GONE) end
   return (what == 'break' and break_lock or transfer)(c, o, value)
 end
 

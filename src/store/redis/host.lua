@@ -26,6 +26,7 @@ step('host', function()
   end
   if call('HLEN', P .. 'o') ~= meta.locks + 1 then miss(P .. 'o') end
   if call('ZCARD', P .. 'n') ~= call('HLEN', P .. 's') then miss(P .. 'n') end
+  if call('HLEN', P .. 'waits') ~= meta.waits then miss(P .. 'waits') end
   local machine = string.match(who, '^%S+')
   if other and string.match(other, '^%S+') ~= machine and seen and NOW - seen < tonumber(ARGV[4]) then
     return 'B' .. other

@@ -9,11 +9,13 @@ use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
+use super::advisory;
 use super::codec::Reader;
 use super::copies::{Copies, Learn};
 use super::requests::{Generation, Gives, Patience, Requests, unreadable};
 use super::script::Script;
 use super::undo::Undo;
+use super::waker::Waker;
 use crate::lock::{Attributes, Ino};
 use crate::store::StoreError;
 use crate::table::Counts;
@@ -60,6 +62,7 @@ enum Until {
 pub(super) struct Keeper {
     requests: Arc<Requests>,
     copies: Arc<Mutex<Copies>>,
+    waker: Arc<Waker>,
     host: String,
     /// The machine, and what no other daemon has.
     who: String,
@@ -81,6 +84,8 @@ struct State {
     root: Option<Attributes>,
     /// Of which data, and in which epoch, this host has said what it holds.
     settled: Option<(Generation, u32)>,
+    /// Whether it has said so since those who wait were last told.
+    has_spoken: bool,
     trouble: Option<String>,
 }
 
@@ -98,13 +103,14 @@ impl Keeper {
     pub(super) fn new(
         requests: Arc<Requests>,
         copies: Arc<Mutex<Copies>>,
+        waker: Arc<Waker>,
         (host, who): (&str, String),
         owner: (u32, u32),
         window: Duration,
         memory: Memory,
     ) -> Self {
         let (host, state) = (host.to_owned(), Mutex::default());
-        Self { requests, copies, host, who, owner, window, memory, state }
+        Self { requests, copies, waker, host, who, owner, window, memory, state }
     }
 
     fn state<T>(&self, act: impl FnOnce(&mut State) -> T) -> T {
@@ -151,7 +157,11 @@ impl Keeper {
         while self.requests.rest(pause) {
             let round = self.round();
             let is_gone = self.requests.known(|known| known.gone.is_some());
-            pause = if is_gone || self.requests.undo.len() > 0 { RETRY } else { PERIOD };
+            pause = if is_gone || self.requests.undo.len() > 0 || self.copies(|copies| copies.is_owing()) {
+                RETRY
+            } else {
+                PERIOD
+            };
             let trouble = match round {
                 Err(StoreError::Failed(why)) => Some(why),
                 Err(error @ StoreError::NoSpace) => Some(error.to_string()),
@@ -173,11 +183,17 @@ impl Keeper {
             return Err(error);
         }
         self.requests.regain();
+        if self.state(|state| std::mem::take(&mut state.has_spoken)) {
+            // What was told through the server as it was may be lost.
+            self.waker.tell_all(&self.requests);
+        }
         self.undo_all()?;
+        advisory::pay_debts(&self.requests, &self.copies)?;
         self.look_at_root()?;
         for ino in self.copies(Copies::take_suspects) {
             self.confirm(ino)?;
         }
+        advisory::tell_opens(&self.requests, &self.copies, Patience::None)?;
         Ok(())
     }
 
@@ -209,7 +225,10 @@ impl Keeper {
             self.reassert()?;
             // Another server may have come while we spoke.
             epoch = self.raise_epoch()?;
-            self.state(|state| state.settled = Some((generation, epoch.number)));
+            self.state(|state| {
+                state.has_spoken |= state.settled.is_some();
+                state.settled = Some((generation, epoch.number));
+            });
             self.memory.write(&generation, epoch.number, self.requests.known(|known| known.last_event));
         }
         self.requests.known(|known| {
@@ -364,6 +383,10 @@ impl Keeper {
                 log::warn!("redis had lost what this host holds, and has it again locks={back}");
             }
             let changes = reader.changes().map_err(unreadable)?;
+            let lost = self.copies(|copies| copies.count_lost(&changes));
+            if lost > 0 {
+                log::warn!("advisory locks were lost with the data of redis files={lost}");
+            }
             self.copies(|copies| copies.learn(&changes, answer.now, Learn::All)).map_err(unreadable)?;
             if others.is_empty() {
                 return Ok(());

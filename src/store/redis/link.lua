@@ -8,12 +8,14 @@
 
 local function link(c, ino, parent, name)
   local o = live(ino)
-  if not o then return refused(GONE) end
-  if o.kind == DIRECTORY then return refused(NOT_PERMITTED) end
-  if #o.places >= LINK_MAX then return refused(TOO_MANY_LINKS) end
+  if not o then return refused(WHY.GONE) end
+  if o.kind == DIRECTORY then return refused(WHY.NOT_PERMITTED) end
+  -- No name is left to link: the same answer as link(2) of an unlinked file through /proc/self/fd.
+  if #o.places == 0 then return refused(WHY.NO_ENTRY) end
+  if #o.places >= LINK_MAX then return refused(WHY.TOO_MANY_LINKS) end
   local there, refusal = find(parent, name)
   if refusal then return refused(refusal) end
-  if there then return refused(EXISTS) end
+  if there or queues.is_name_awaited(parent, name) then return refused(WHY.EXISTS) end
   local how
   how, refusal = may_link(c, o)
   refusal = refusal or keep_or_take(c, o, how)

@@ -71,6 +71,26 @@ step('mend', function()
       call('HSET', P .. 'd:' .. ino, '/', write_directory(dir))
     end
   end
+  -- What mounts had, and who waits, can't be made anew: hosts say again what they have, and who waits asks again.
+  local has_lost_uses = call('HLEN', P .. 'waits') ~= meta.waits or call('EXISTS', P .. 'mounts') == 0
+  for ino, o in pairs(records) do
+    if o.used and call('EXISTS', P .. 'f:' .. ino) == 0 then
+      has_lost_uses = true
+      if #o.places > 0 then
+        o.used = false
+        call('HSET', P .. 'o', ino, write_object(o))
+      else
+        -- Nothing keeps what has no name.
+        call('HDEL', P .. 'o', ino)
+        call('HDEL', P .. 'b', ino)
+        meta.locks = meta.locks - 1
+      end
+    end
+  end
+  if has_lost_uses then
+    queues.clear(true)
+    meta.replid = string.rep('0', 40)
+  end
   for id, s in pairs(holders) do
     clear(P .. 'h:' .. id, 'zset')
     call('ZADD', P .. 'n', 0, s.ino .. id)

@@ -7,10 +7,10 @@
 --
 -- ARGV[6]  the host
 -- ARGV[7]  'more' or 'all': whether this host has said everything then
--- ARGV[8]  's', 'r' or 'o', in this order: a session, what was released, a lock or a directory that leads to one;
---          directories from the top
+-- ARGV[8]  's', 'r', 'o', 'm' or 'f', in this order: a session, what was released, a lock or a directory that leads to
+--          one (directories from the top), a mount, what it has of a file
 -- ARGV[9]  its number, or the session's name
--- ARGV[10] its record
+-- ARGV[10] its record; of what a mount has the mount's number before it
 -- ARGV[11] its note or target; of a session the names that it lost
 -- Further  four more of the same kind, and so on
 -- Returns  as `law/step.lua` says: how many came back
@@ -41,6 +41,27 @@ local function session_again(id, text, losses)
   emptied[#emptied + 1] = id
 end
 
+-- A mount is there. What it has is what it says from now on: it may have let go of something since.
+local function mount_again(id, text)
+  local l = mounts.read(id, text)
+  l.seen, l.mute = NOW, 0
+  mounts.known[id] = mounts.change(l)
+  for _, member in ipairs(call('ZRANGEBYLEX', P .. 'm:' .. id, '[f', '(g')) do
+    local o = object(string.sub(member, 2))
+    if o then shares.empty(o, id) end
+  end
+end
+
+-- What a mount has of a file. A lock that another has by now is lost.
+local function share_again(ino, text)
+  local o = live(ino)
+  if not o or o.kind ~= FILE then return end
+  for _, g in ipairs(shares.say(o, string.sub(text, 1, 8), string.sub(text, 9))) do
+    local spot = o.places[1]
+    push_event(LOST, o.token, g.session, ino, spot and path_at(spot.parent, spot.name) or '')
+  end
+end
+
 local function lose(o, spots)
   for _, spot in ipairs(spots) do
     push_event(LOST, o.token, o.session, o.ino, path_at(spot.parent, spot.name))
@@ -51,6 +72,9 @@ end
 local function object_again(ino, text, body)
   local mine = parse_object(ino, text)
   local theirs = object(ino)
+  -- What of a note nobody could say again is gone.
+  if mine.kind == FILE then mine.size = #body end
+  mine.used = theirs and theirs.used or false
   if theirs then
     if theirs.token == mine.token and theirs.ctime == mine.ctime and theirs.size == 0 and mine.size > 0 then
       -- Nothing was done to it, and its note went (`mend.lua`).
@@ -63,6 +87,7 @@ local function object_again(ino, text, body)
   elseif was_given(mine.token) then
     return
   end
+  if not theirs and mine.kind == FILE then call('UNLINK', P .. 'f:' .. ino, P .. 'w:o' .. ino) end
   if not theirs and mine.kind == DIRECTORY then
     -- What is left of it from before the loss is nothing that anybody holds.
     call('UNLINK', P .. 'd:' .. ino, P .. 'l:' .. ino)
@@ -122,11 +147,16 @@ step('reassert', function()
       session_again(ARGV[i + 1], ARGV[i + 2], ARGV[i + 3])
     elseif ARGV[i] == 'r' then
       release_again(ARGV[i + 1], ARGV[i + 2])
+    elseif ARGV[i] == 'm' then
+      mount_again(ARGV[i + 1], ARGV[i + 2])
+    elseif ARGV[i] == 'f' then
+      share_again(ARGV[i + 1], ARGV[i + 2])
     else
       object_again(ARGV[i + 1], ARGV[i + 2], ARGV[i + 3])
     end
   end
   if ARGV[7] == 'all' then
+    shares.tidy_all(ARGV[6])
     call('SREM', P .. 'recover', ARGV[6])
     if meta.recover ~= 0 and call('EXISTS', P .. 'recover') == 0 then
       meta.recover, meta_changed = 0, true

@@ -8,13 +8,13 @@
 
 local function remove_name(c, parent, name, what)
   local o, refusal = find(parent, name)
-  if not o then return refused(refusal or NO_ENTRY) end
-  if what == 'file' and o.kind == DIRECTORY then return refused(IS_DIRECTORY) end
-  if what == 'directory' and o.kind ~= DIRECTORY then return refused(NOT_DIRECTORY) end
+  if not o then return refused(refusal or WHY.NO_ENTRY) end
+  if what == 'file' and o.kind == DIRECTORY then return refused(WHY.IS_DIRECTORY) end
+  if what == 'directory' and o.kind ~= DIRECTORY then return refused(WHY.NOT_DIRECTORY) end
   local how
   how, refusal = may_remove(c, o, parent, name)
   if refusal then return refused(refusal) end
-  if o.kind == DIRECTORY and has_entries(o.ino) then return refused(NOT_EMPTY) end
+  if o.kind == DIRECTORY and has_entries(o.ino) then return refused(WHY.NOT_EMPTY) end
   release(o, parent, name)
   return done()
 end

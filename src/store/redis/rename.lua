@@ -22,7 +22,7 @@ end
 
 local function rename(c, from, name, to, new_name, mode, heir)
   local source, refusal = find(from, name)
-  if not source then return refused(refusal or NO_ENTRY) end
+  if not source then return refused(refusal or WHY.NO_ENTRY) end
   local goal
   goal, refusal = find(to, new_name)
   if refusal then return refused(refusal) end
@@ -30,8 +30,10 @@ local function rename(c, from, name, to, new_name, mode, heir)
   if heir ~= '' then
     _, refusal = own_session(c, heir)
     if refusal then return refused(refusal) end
+    -- What is advisory is nobody's.
+    if is_advisory(source) then return refused(WHY.INVALID) end
   end
-  if goal and mode == 'no-replace' then return refused(EXISTS) end
+  if goal and mode == 'no-replace' then return refused(WHY.EXISTS) end
   local how
   -- Two names of one object: rename(2) does nothing. From one session's view to another's it hands over.
   if goal and goal.ino == source.ino then
@@ -46,12 +48,12 @@ local function rename(c, from, name, to, new_name, mode, heir)
   if refusal then return refused(refusal) end
   local is_above = goal and goal.ino == from
   if to == source.ino or is_above then
-    return refused((mode == 'replace' and is_above) and NOT_EMPTY or INVALID)
+    return refused((mode == 'replace' and is_above) and WHY.NOT_EMPTY or WHY.INVALID)
   end
   if source.kind == DIRECTORY and has_entries(source.ino) then return refused(busy('')) end
   local goal_how
   if mode == 'exchange' then
-    if not goal then return refused(NO_ENTRY) end
+    if not goal then return refused(WHY.NO_ENTRY) end
     goal_how, refusal = may_remove(c, goal, to, new_name)
     if refusal then return refused(refusal) end
     if goal.kind == DIRECTORY and has_entries(goal.ino) then return refused(busy('')) end
@@ -66,12 +68,15 @@ local function rename(c, from, name, to, new_name, mode, heir)
     leave_name(source, from, name)
     add_name(goal, from, name)
   else
+    if not goal and queues.is_name_awaited(to, new_name) then
+      return refused(mode == 'no-replace' and WHY.EXISTS or busy(''))
+    end
     if goal then
       goal_how, refusal = may_remove(c, goal, to, new_name)
       if refusal then return refused(refusal) end
-      if source.kind == DIRECTORY and goal.kind ~= DIRECTORY then return refused(NOT_DIRECTORY) end
-      if source.kind ~= DIRECTORY and goal.kind == DIRECTORY then return refused(IS_DIRECTORY) end
-      if goal.kind == DIRECTORY and has_entries(goal.ino) then return refused(NOT_EMPTY) end
+      if source.kind == DIRECTORY and goal.kind ~= DIRECTORY then return refused(WHY.NOT_DIRECTORY) end
+      if source.kind ~= DIRECTORY and goal.kind == DIRECTORY then return refused(WHY.IS_DIRECTORY) end
+      if goal.kind == DIRECTORY and has_entries(goal.ino) then return refused(WHY.NOT_EMPTY) end
     end
     refusal = keep_or_hand_on(c, source, how, heir)
     if refusal then return refused(refusal) end

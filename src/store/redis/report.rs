@@ -8,7 +8,9 @@ impl RedisStore {
     pub(super) fn report(&self) -> Health {
         let mut counts = self.keeper.counts();
         if let Some(counts) = &mut counts {
-            counts.locks += self.copies(|copies| copies.orphans());
+            let (orphans, waits) = self.copies(|copies| copies.orphans());
+            counts.locks += orphans;
+            counts.waits += waits;
         }
         let facts = [self.of_the_server(), self.of_the_connections(), self.of_the_namespace()].concat();
         Health { backend: "redis", scope: "cluster", state: self.condition(), counts, facts }

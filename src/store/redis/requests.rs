@@ -53,6 +53,8 @@ pub(super) enum Gives {
     Name,
     /// A new token to whoever holds it then; there was a holder before, so nothing is taken back.
     Token,
+    /// An advisory lock. Where nobody knows whether it was given, whoever asked sees to it that it is let go.
+    Grant,
     /// Nothing of that kind.
     Nothing,
 }
@@ -63,6 +65,7 @@ impl Gives {
         match self {
             Self::Name => answer.first() == Some(&b'E'),
             Self::Token => answer.first() != Some(&b'R'),
+            Self::Grant => answer.first() == Some(&b'D'),
             Self::Nothing => false,
         }
     }

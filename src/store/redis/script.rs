@@ -10,7 +10,15 @@ use std::sync::LazyLock;
 use redis::Cmd;
 
 /// The files of the library: first the law, then what is built on it, in the order of [`Script`].
-const LAW: [&str; 2] = [include_str!("law/read.lua"), include_str!("law/step.lua")];
+const LAW: [&str; 4] = [
+    include_str!("law/read.lua"),
+    include_str!("law/step.lua"),
+    include_str!("law/advisory.lua"),
+    include_str!("law/queue.lua"),
+];
+
+/// Of how many of them what a file names is known to those behind it.
+const SHARED: usize = 2;
 
 macro_rules! scripts {
     ($($script:ident = $name:literal,)*) => {
@@ -33,6 +41,7 @@ scripts! {
     Held = "held",
     Sessions = "sessions",
     Counts = "counts",
+    Waiting = "waiting",
     Mine = "mine",
     Host = "host",
     Acquire = "acquire",
@@ -40,6 +49,10 @@ scripts! {
     Link = "link",
     Rename = "rename",
     Edit = "edit",
+    Open = "open",
+    Lock = "lock",
+    Await = "await",
+    Share = "share",
     Hand = "hand",
     Session = "session",
     Tend = "tend",
@@ -56,7 +69,12 @@ struct Library {
 }
 
 static LIBRARY: LazyLock<Library> = LazyLock::new(|| {
-    let mut body = LAW.concat();
+    let (shared, closed) = LAW.split_at(SHARED);
+    let mut body = shared.concat();
+    for text in closed {
+        // They name too much for themselves: a function has 200 local names at most.
+        body.extend(["do\nlocal function part()\n", text, "end\npart()\nend\n"]);
+    }
     for (_, _, text) in FILES {
         // What a file names for itself is its own: a function has 200 local names at most.
         body.extend(["do\n", text, "end\n"]);

@@ -13,7 +13,7 @@ function acts.begin(c, id)
   if s then
     -- One that is only kept to be told what it lost gives way, to its owner.
     local lapse = lapses_at(s)
-    if not (lapse and lapse <= NOW) or holds_live(id) or not may_decide(c, s) then return refused(EXISTS) end
+    if not (lapse and lapse <= NOW) or holds_live(id) or not may_decide(c, s) then return refused(WHY.EXISTS) end
   end
   enter_session({
     id = id, kind = c.kind, ino = next_token(), uid = c.uid, gid = c.gid, since = WALL, mtime = WALL, seen = NOW,
@@ -73,7 +73,7 @@ function acts.merge(c, from, to)
   if from == to then return session_of(giver) end
   local _
   _, refusal = own_session(c, to)
-  if refusal and refusal ~= NO_SESSION then return refused(refusal) end
+  if refusal and refusal ~= WHY.NO_SESSION then return refused(refusal) end
   reap_held(from)
   local all = holds(from)
   if refusal then

@@ -7,8 +7,8 @@ use super::codec::{self, Changed, Reader};
 use super::copies::Learn;
 use super::requests::{Answer, Gives, unreadable};
 use super::script::Script;
-use super::{FRESH, LockStore, RedisStore, StoreError};
-use crate::lock::{Ino, Kind, SessionId};
+use super::{FRESH, RedisStore, StoreError};
+use crate::lock::{Ino, SessionId};
 use crate::table::{
     AttributeChange, Caller, Command, Existing, New, Opening, Outcome, Refusal, RenameMode, Reply, Spot,
 };
@@ -28,16 +28,13 @@ impl RedisStore {
                 self.rename(caller, (from, to), *mode, heir.as_ref())
             }
             Command::Open { .. } => self.open_object(command),
-            Command::Lock { .. }
-            | Command::Unlock { .. }
-            | Command::Await { .. }
-            | Command::Withdraw { .. }
-            | Command::Attend { .. }
-            | Command::Leave { .. } => Ok(Err(Refusal::Invalid)),
-            Command::Close { mount: _, ino } => {
-                self.copies(|copies| copies.closed(*ino));
-                Ok(Ok(Reply::Done))
+            Command::Lock { .. } => self.lock(command),
+            Command::Unlock { .. } => self.unlock(command),
+            Command::Await { .. } => self.await_name(command),
+            Command::Withdraw { .. } | Command::Attend { .. } | Command::Leave { .. } => {
+                self.mount_step(command)
             }
+            Command::Close { mount, ino } => self.close_object(*mount, *ino),
             Command::Write { caller, ino, offset, data } => {
                 let offset = offset.map(|offset| offset.to_string()).unwrap_or_default();
                 self.edit("write", caller, *ino, [offset.as_bytes(), data, b"", b""])
@@ -89,12 +86,17 @@ impl RedisStore {
                 let ids: Vec<&[u8]> = sessions.iter().map(|id| id.as_str().as_bytes()).collect();
                 self.tend("mark", &ids)
             }
-            Command::Sweep { limit } => self.tend("sweep", &[(*limit).min(1 << 30).to_string().as_bytes()]),
+            Command::Sweep { limit } => {
+                let limit = (*limit).min(1 << 30).to_string();
+                let outcome = self.tend("sweep", &[limit.as_bytes()])?;
+                self.tell_orphans(self.requests.now(), command);
+                Ok(outcome)
+            }
         }
     }
 
     /// What a step answered; takes note of what it changed.
-    fn take(&self, answer: &Answer, learn: Learn) -> Result<Outcome, StoreError> {
+    pub(super) fn take(&self, answer: &Answer, learn: Learn) -> Result<Outcome, StoreError> {
         let mut reader = Reader::new(&answer.text);
         let outcome = reader.outcome().map_err(unreadable)?;
         let changes = reader.changes().map_err(unreadable)?;
@@ -117,9 +119,14 @@ impl RedisStore {
         Ok(outcome)
     }
 
-    fn step(&self, script: Script, args: &[&[u8]], gives: Gives) -> Result<Outcome, StoreError> {
+    pub(super) fn step(&self, script: Script, args: &[&[u8]], gives: Gives) -> Result<Outcome, StoreError> {
         let answer = self.requests.step(script, args, gives)?;
-        self.take(&answer, Learn::All)
+        let outcome = self.take(&answer, Learn::All)?;
+        self.note_found(&answer.text)?;
+        if self.copies(|copies| copies.has_untold()) {
+            self.tell_opens();
+        }
+        Ok(outcome)
     }
 
     fn acquire(&self, command: &Command) -> Result<Outcome, StoreError> {
@@ -136,41 +143,56 @@ impl RedisStore {
             Existing::Open => b"open",
             Existing::OpenEmptied => b"empty",
         };
-        let (caller, parent) = (codec::caller(caller), spot.parent.as_u64().to_be_bytes());
+        let (who, parent) = (codec::caller(caller), spot.parent.as_u64().to_be_bytes());
         let mode = (*mode & 0o7777).to_string();
-        let args: [&[u8]; 7] = [&caller, &parent, spot.name.as_bytes(), kind, mode.as_bytes(), how, target];
-        let outcome = self.step(Script::Acquire, &args, Gives::Name)?;
-        match &outcome {
-            Ok(Reply::Entry(made)) => {
-                if *new == New::File(Opening::Opened) {
-                    self.copies(|copies| copies.opened(made.ino));
+        // What an exclusive create makes the server is not told to be open.
+        let told = match existing {
+            Existing::Refuse => None,
+            Existing::Open | Existing::OpenEmptied => {
+                Some(self.copies(|copies| copies.opens.begin_acquire()))
+            }
+        };
+        let told_as = told.map(|told| told.to_string()).unwrap_or_default();
+        let opens = *new == New::File(Opening::Opened);
+        let opening: &[u8] = if opens { b"1" } else { b"" };
+        let args: [&[u8]; 9] = [
+            &who,
+            &parent,
+            spot.name.as_bytes(),
+            kind,
+            mode.as_bytes(),
+            how,
+            target,
+            told_as.as_bytes(),
+            opening,
+        ];
+        let outcome = self.step(Script::Acquire, &args, Gives::Name);
+        let opened = match &outcome {
+            Ok(Ok(Reply::Entry(made))) if opens => Some(made.ino),
+            Ok(Ok(Reply::Opened(found))) => Some(found.ino),
+            _ => None,
+        };
+        let again = self.copies(|copies| match (told, opened) {
+            (Some(told), opened) => {
+                let again = copies.opens.end_acquire(opened.map(|ino| (ino, caller.mount, told)));
+                if let Some(ino) = opened.filter(|_| again) {
+                    copies.tell_again(ino, caller.mount);
                 }
-                self.keep(*made, FRESH, false);
+                again
             }
-            Ok(Reply::Opened(found)) => self.copies(|copies| copies.opened(found.ino)),
-            _ => {}
-        }
-        Ok(outcome)
-    }
-
-    fn open_object(&self, command: &Command) -> Result<Outcome, StoreError> {
-        let Command::Open { caller, ino, emptied } = command else {
-            return Ok(Err(Refusal::Invalid));
-        };
-        let outcome = match emptied {
-            false => {
-                let found = self.stat(*ino)?;
-                found.ok_or(Refusal::Gone).map(Reply::Opened)
+            (None, Some(ino)) => {
+                copies.opens.open_untold(ino, caller.mount);
+                false
             }
-            true => self.edit("truncate", caller, *ino, [b"0", b"", b"", b""])?.map(|reply| match reply {
-                Reply::Entry(found) => Reply::Opened(found),
-                other => other,
-            }),
-        };
-        if matches!(&outcome, Ok(Reply::Opened(found)) if found.kind != Kind::Directory) {
-            self.copies(|copies| copies.opened(*ino));
+            (None, None) => false,
+        });
+        if again {
+            self.tell_opens();
         }
-        Ok(outcome)
+        if let Ok(Ok(Reply::Entry(made))) = &outcome {
+            self.keep(*made, FRESH, false);
+        }
+        outcome
     }
 
     fn edit(&self, what: &str, caller: &Caller, ino: Ino, values: [&[u8]; 4]) -> Result<Outcome, StoreError> {

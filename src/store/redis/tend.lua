@@ -75,7 +75,9 @@ end
 function chores.sweep(limit)
   limit = tonumber(limit)
   local swept, looks, from = 0, 0, 0
-  due = {}
+  local due = {}
+  planned = {}
+  mounts.sweep()
   local function more()
     local some = call('ZRANGEBYSCORE', P .. 'x', '-inf', NOW, 'WITHSCORES', 'LIMIT', from, SOME)
     from = from + SOME
@@ -83,8 +85,9 @@ function chores.sweep(limit)
     return #some > 0
   end
   -- A deadline that has moved costs a look and removes nothing: after a restart all of a session are due at once.
-  while swept < limit and looks < limit * LOOKS and (due[1] or more()) do
-    local first = table.remove(due, 1)
+  while swept < limit and looks < limit * LOOKS and (due[1] or more() or planned[1]) do
+    local is_new = planned[1] and not (due[1] and is_earlier(due[1], planned[1]))
+    local first = table.remove(is_new and planned or due, 1)
     -- What this very step has planned anew is due when that comes.
     if checks[first.ino] == nil or checks[first.ino] == first.at then
       looks = looks + 1
@@ -103,7 +106,9 @@ function chores.sweep(limit)
     end
   end
   settle_sessions()
-  return swept + sweep_sessions(limit - swept)
+  swept = swept + sweep_sessions(limit - swept)
+  queues.sweep()
+  return swept
 end
 
 step('tend', function()

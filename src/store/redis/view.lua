@@ -2,7 +2,7 @@
 --
 -- ARGV[2]  the inode
 -- Returns  'G', or 'K' time waits, and: attributes, note or target, path, whether a session follows and the
---          session, the deadline (0: never); nothing behind the time where it is not there
+--          session, the deadline (0: never), how many wait, and each grant; nothing behind the time where it is not there
 
 look('view', function()
   local o = live(ARGV[2])
@@ -13,5 +13,8 @@ look('view', function()
   local s = holder(o)
   if s and not holds_now(s.id, o.ino) then miss(P .. 'h:' .. s.id) end
   local holder = s and '\1' .. session_text(s) or '\0'
-  return answer(attributes(o) .. bytes(body) .. bytes(path) .. holder .. pack('>d', deadline(o) or 0))
+  local grants = {}
+  for i, g in ipairs(shares.grants(o)) do grants[i] = shares.text(g) end
+  return answer(attributes(o) .. bytes(body) .. bytes(path) .. holder .. pack('>dd', deadline(o) or 0, queues.waiting(o))
+    .. table.concat(grants))
 end)

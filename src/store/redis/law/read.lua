@@ -20,6 +20,10 @@ local FILE, DIRECTORY, SYMLINK = 1, 2, 3
 local NAMED, JOB, UNSEEN = 1, 2, 3
 local VERSION = 1
 
+-- What mounts have of objects, and who waits: `law/advisory.lua` and `law/queue.lua` say what these do. Tables, for
+-- a function has 200 local names at most.
+local mounts, shares, queues = {}, {}, {}
+
 local DAY = 86400000000
 
 -- A key as it is shown, and a field of it.
@@ -52,41 +56,45 @@ local function ask(...)
   return answer
 end
 
--- A record that `parser` reads; it must be whole, and of this version.
-local function read_record(key, field, text, parser)
+-- A record that `parser` reads; it must be whole, and of this version, or of one up to `newest`.
+local function read_record(key, field, text, parser, newest)
   local version = string.byte(text)
+  local is_ours = version and version >= VERSION and version <= (newest or VERSION)
   -- Versions are small numbers, and what is no record begins with a letter more often than not.
-  if version and version ~= VERSION and version < 32 then
+  if version and not is_ours and version < 32 then
     complain(named(key, field) .. ' was written by another version of lockfs (' .. version .. '): use that one')
   end
   local is_whole, record = pcall(parser, field, text)
-  if version ~= VERSION or not (is_whole and record) then complain(named(key, field) .. ' is damaged: remove it') end
+  if not (is_ours and is_whole and record) then complain(named(key, field) .. ' is damaged: remove it') end
   return record
 end
 
 -- What the whole namespace has in common; nil where there is none.
 local meta
 
-local META = '>Bc16I4I4c40ddddddddddd'
+-- The second version says how many wait: one that does not know of queues must not overtake them.
+local META, META_VERSION = '>Bc16I4I4c40ddddddddddd', 2
 
 local function parse_meta(_, text)
   local f = {parse(META, text)}
-  if f[17] ~= #text + 1 then return end
+  local waits, at = 0, f[17]
+  if f[1] == META_VERSION then waits, at = parse('>d', text, at) end
+  if at ~= #text + 1 then return end
   return {
     gen = f[2], epoch = f[3], seq = f[4], replid = f[5],
     events = f[6], locks = f[7], recover = f[8],
-    tally = {f[9], f[10], f[11], f[12], f[13], f[14], f[15], f[16]},
+    tally = {f[9], f[10], f[11], f[12], f[13], f[14], f[15], f[16]}, waits = waits,
   }
 end
 
 local function load_meta()
   local text = call('GET', KEYS[1])
-  if text then meta = read_record(KEYS[1], nil, text, parse_meta) end
+  if text then meta = read_record(KEYS[1], nil, text, parse_meta, META_VERSION) end
 end
 
 local function save_meta()
-  call('SET', KEYS[1], pack(META, VERSION, meta.gen, meta.epoch, meta.seq, meta.replid, meta.events, meta.locks,
-    meta.recover, spread(meta.tally)))
+  call('SET', KEYS[1], pack(META, META_VERSION, meta.gen, meta.epoch, meta.seq, meta.replid, meta.events, meta.locks,
+    meta.recover, spread(meta.tally)) .. pack('>d', meta.waits))
 end
 
 -- Whether the data is not what the daemon knows: it was lost, or another's was put in its place.
@@ -99,6 +107,9 @@ local objects, sessions, dirs
 
 local OBJECT = '>BBc8I2I4I4c12c12c12ddI4dBc0'
 
+-- This bit of the mode says that mounts have something of the object, or wait for it: nobody looks for them else.
+local USED = 32768
+
 local function parse_object(ino, text)
   local o, at, n = {ino = ino, places = {}}
   n, o.kind, o.token, o.mode, o.uid, o.gid, o.mtime, o.ctime, o.since, o.ttl, o.seen, o.size, o.default_ttl,
@@ -109,12 +120,15 @@ local function parse_object(ino, text)
     place.parent, place.cookie, place.name, at = parse('>c8c8Bc0', text, at)
     o.places[i] = place
   end
+  o.used = o.mode >= USED
+  o.mode = o.mode % USED
   local is_whole = at == #text + 1 and o.kind >= FILE and o.kind <= SYMLINK and o.ttl >= 0 and o.seen >= 0
   return is_whole and o or nil
 end
 
 local function write_object(o)
-  local parts = {pack(OBJECT, VERSION, o.kind, o.token, o.mode, o.uid, o.gid, o.mtime, o.ctime, o.since, o.ttl,
+  local mode = o.mode + (o.used and USED or 0)
+  local parts = {pack(OBJECT, VERSION, o.kind, o.token, mode, o.uid, o.gid, o.mtime, o.ctime, o.since, o.ttl,
     o.seen, o.size, o.default_ttl, #o.session, o.session), pack('>I2', #o.places)}
   for _, place in ipairs(o.places) do
     parts[#parts + 1] = pack('>c8c8Bc0', place.parent, place.cookie, #place.name, place.name)
@@ -251,16 +265,27 @@ local function entries(parent)
   return list
 end
 
+-- Whether nobody holds a file that has a name: its existence means nothing.
+local function is_advisory(o)
+  return o.kind == FILE and o.session == '' and #o.places > 0
+end
+
 -- When an object expires; nil for never.
 local function deadline(o)
   if o.ttl == 0 or #o.places == 0 then return end
   local seen = o.seen
+  if is_advisory(o) then
+    local used = shares.used_until(o)
+    return used and math.max(seen, used) + o.ttl * 1000
+  end
   local s = holder(o)
   if s and s.seen > seen then seen = s.seen end
   return seen + o.ttl * 1000
 end
 
 local function has_passed(o)
+  -- Its mounts need not be asked.
+  if is_advisory(o) and o.seen + o.ttl * 1000 > NOW then return false end
   local at = deadline(o)
   return at ~= nil and at <= NOW
 end
@@ -299,6 +324,7 @@ local function has_live_entries(ino)
 end
 
 local function is_dead(o)
+  if #o.places == 0 and o.ino ~= ROOT then return not shares.is_used(o) end
   return has_passed(o) and not (o.kind == DIRECTORY and has_live_entries(o.ino))
 end
 
@@ -449,7 +475,7 @@ end
 
 -- How many, and how often each kind of event happened.
 local function counts()
-  return pack('>dd', meta.locks, call('HLEN', P .. 's')) .. pack('>dddddddd', spread(meta.tally))
+  return pack('>ddd', meta.locks, call('HLEN', P .. 's'), meta.waits) .. pack('>dddddddd', spread(meta.tally))
 end
 
 -- Before a function: it knows nothing yet.
@@ -461,6 +487,7 @@ local function start(keys, args)
   NOW = clock[1] * 1000000 + clock[2]
   WALL = pack('>I4I4I4', 0, clock[1], clock[2] * 1000)
   meta, objects, sessions, dirs, held = nil, {}, {}, {}, {}
+  mounts.known, shares.known, queues.known, queues.lines = {}, {}, {}, {}
 end
 
 -- Makes a function that only looks, for the daemon to call by its name.

@@ -97,18 +97,22 @@ local function unschedule(ino)
   later('ZREM', P .. 'x', ino)
 end
 
--- Only in a sweep: what is due, the longest dead first.
-local due
+-- Only in a sweep: what this very step has planned and is due, the longest dead first.
+local planned
+
+local function is_earlier(a, b)
+  return a.at < b.at or (a.at == b.at and less(a.ino, b.ino))
+end
 
 local function schedule(o)
   local at = deadline(o)
   if not at then return unschedule(o.ino) end
   checks[o.ino] = at
   later('ZADD', P .. 'x', at, o.ino)
-  if due and at <= NOW then
+  if planned and at <= NOW then
     local i = 1
-    while due[i] and (due[i].at < at or (due[i].at == at and less(due[i].ino, o.ino))) do i = i + 1 end
-    table.insert(due, i, {at = at, ino = o.ino})
+    while planned[i] and is_earlier(planned[i], {at = at, ino = o.ino}) do i = i + 1 end
+    table.insert(planned, i, {at = at, ino = o.ino})
   end
 end
 
@@ -149,6 +153,7 @@ local function displace(o, parent, name)
     end
     later('ZREM', P .. 'l:' .. parent, cookie .. ino .. name)
   end
+  queues.stir('s' .. parent .. name)
   -- One that only its entries kept alive may be dead by now.
   local above = object(parent)
   if above and above.ttl ~= 0 and not check_at(parent) then schedule(above) end
@@ -188,6 +193,7 @@ end
 local function remove(o, how)
   leave_session(o)
   unschedule(o.ino)
+  shares.drop_all(o)
   objects[o.ino] = false
   dirty.objects[o.ino] = nil
   dirty.dirs[o.ino] = nil
@@ -203,12 +209,18 @@ local function remove(o, how)
   end
 end
 
--- Lets one name of an object go, and with its last name the object.
+-- Lets one name of an object go. With its last name goes the object, unless it is open: then it lives on, held by
+-- nobody, until it is closed.
 local function release(o, parent, name)
   tell(RELEASE, path_at(parent, name), o.ino)
   displace(o, parent, name)
   o.ctime = WALL
-  if #o.places == 0 then remove(o, 'r') end
+  if #o.places > 0 then return end
+  if not shares.is_used(o) then return remove(o, 'r') end
+  local id = o.session
+  leave_session(o)
+  unschedule(o.ino)
+  shares.leave_by(o, id)
 end
 
 -- Sessions: seen, lost, over ----------------------------------------------------------------------------------
@@ -382,7 +394,7 @@ end
 -- The caller of a step, as `codec.rs` writes it.
 local function parse_caller(text)
   local c, at = {also = {}}
-  c.uid, c.gid, c.kind, c.begins, c.ttl, c.id, c.has_login, c.login, at = parse('>I4I4BBdBc0BI2c0', text)
+  c.mount, c.uid, c.gid, c.kind, c.begins, c.ttl, c.id, c.has_login, c.login, at = parse('>c8I4I4BBdBc0BI2c0', text)
   local count
   count, at = parse('>B', text, at)
   for _ = 1, count do
@@ -395,9 +407,11 @@ local function parse_caller(text)
 end
 
 -- Refusals: a letter, and for 'B' and 'H' the session that is in the way ('' where nobody knows).
-local NO_ENTRY, GONE, EXISTS, NOT_DIRECTORY, IS_DIRECTORY = 'N', 'G', 'E', 'D', 'I'
-local NOT_EMPTY, HAS_LOST, NOT_PERMITTED, TOO_LARGE = 'F', 'L', 'P', 'T'
-local TOO_MANY_LINKS, INVALID, NO_SESSION, WRONG_TOKEN = 'M', 'V', 'S', 'W'
+local WHY = {
+  NO_ENTRY = 'N', GONE = 'G', EXISTS = 'E', NOT_DIRECTORY = 'D', IS_DIRECTORY = 'I', NOT_EMPTY = 'F', HAS_LOST = 'L',
+  NOT_PERMITTED = 'P', TOO_LARGE = 'T', TOO_MANY_LINKS = 'M', INVALID = 'V', NO_SESSION = 'S', WRONG_TOKEN = 'W',
+  TAKEN = 'K', DEADLOCK = 'X', UNATTENDED = 'U',
+}
 local function busy(id) return 'B' .. id end
 local function is_held_by(id) return 'H' .. id end
 
@@ -413,6 +427,8 @@ end
 
 -- How a caller stands to a lock: the table of rights.
 local function standing(c, o)
+  -- The kernel has judged by the modes, and there is nothing to add.
+  if is_advisory(o) then return HOLDER end
   local same_user = c.uid == o.uid or c.uid == 0
   local s = holder(o)
   if not s then return same_user and HOLDER or STRANGER end
@@ -427,7 +443,12 @@ end
 
 -- What the caller is to an object that it may change; or nil and why it may not.
 local function may_change(c, o)
-  if o.session == '' then return HOLDER end
+  if o.session == '' then
+    local last = shares.left_by(o)
+    -- It has released it since the caller opened it: a touch must not take that for an acquire.
+    if last ~= '' and last ~= c.id and not c.also[last] then return nil, busy(last) end
+    return HOLDER
+  end
   local how = standing(c, o)
   if how == HOLDER or how == SUCCESSOR then return how end
   return nil, busy(o.session)
@@ -439,7 +460,7 @@ local function may_remove(c, o, parent, name)
   if how ~= HOLDER then
     -- Whatever its rights are: what it means to remove is a lock that it has not got any more.
     local s = live_session(c.id)
-    if s and has_lost(s, parent, name) then return nil, HAS_LOST end
+    if s and has_lost(s, parent, name) then return nil, WHY.HAS_LOST end
   end
   if how == PEER or how == STRANGER then return nil, is_held_by(o.session) end
   return how
@@ -455,13 +476,13 @@ end
 local function ensure_session(c)
   local s = live_session(c.id)
   if s then
-    if not may_speak_for(c, s) then return NOT_PERMITTED end
+    if not may_speak_for(c, s) then return WHY.NOT_PERMITTED end
     -- What acquires is alive, whatever was taken for its job's end.
     if s.ended == 1 then change_session(s).ended = 0 end
     see(c.id)
     return
   end
-  if c.begins == 0 then return NO_SESSION end
+  if c.begins == 0 then return WHY.NO_SESSION end
   enter_session({
     id = c.id, kind = c.kind, ino = next_token(), uid = c.uid, gid = c.gid, since = WALL, mtime = WALL,
     seen = NOW, ttl = c.ttl, ended = 0, losses = 0, lost = {}, has_login = c.has_login, login = c.login,
@@ -510,16 +531,18 @@ end
 -- The session, if the caller may decide about it; or nil and why not. A caller of nil is the daemon.
 local function own_session(c, id)
   local s = live_session(id)
-  if not s then return nil, NO_SESSION end
-  if c and not may_decide(c, s) then return nil, NOT_PERMITTED end
+  if not s then return nil, WHY.NO_SESSION end
+  if c and not may_decide(c, s) then return nil, WHY.NOT_PERMITTED end
   return s
 end
 
 -- What stands at a spot, if it is alive; what is dead there is removed. Or nil and why there can't be anything.
 local function find(parent, name)
   local above = live(parent)
-  if not above then return nil, NO_ENTRY end
-  if above.kind ~= DIRECTORY then return nil, NOT_DIRECTORY end
+  if not above then return nil, WHY.NO_ENTRY end
+  -- An unlinked file that is open is nowhere.
+  if #above.places == 0 and parent ~= ROOT then return nil, WHY.NO_ENTRY end
+  if above.kind ~= DIRECTORY then return nil, WHY.NOT_DIRECTORY end
   local _, ino = entry(parent, name)
   if not ino then return end
   local o = live(ino)
@@ -551,14 +574,14 @@ end
 
 -- Why an object has no note; nil where it has one.
 local function has_no_note(o)
-  if not o then return GONE end
-  if o.kind == DIRECTORY then return IS_DIRECTORY end
-  if o.kind == SYMLINK then return INVALID end
+  if not o then return WHY.GONE end
+  if o.kind == DIRECTORY then return WHY.IS_DIRECTORY end
+  if o.kind == SYMLINK then return WHY.INVALID end
 end
 
 -- Cuts or extends a note, or says why not.
 local function truncate(c, o, size)
-  local refusal = has_no_note(o) or (size > NOTE_MAX and TOO_LARGE)
+  local refusal = has_no_note(o) or (size > NOTE_MAX and WHY.TOO_LARGE)
   if refusal then return refusal end
   -- One that changes nothing is no change: `: > lock` by another than the holder only opens it.
   if o.size == size then return end
@@ -566,6 +589,50 @@ local function truncate(c, o, size)
   if refusal then return refusal end
   local note = string.sub(note_of(o), 1, size)
   edit_note(o, note .. string.rep('\0', size - #note))
+end
+
+-- The ttl of what is made: of the nearest directory above that sets one, else the session's. A directory expires only
+-- where it is a lock by its name.
+local function ttl_of_new(parent, name, kind, otherwise)
+  if kind == DIRECTORY and string.sub(name, -5) ~= '.lock' then return 0 end
+  local o = object(parent)
+  while o do
+    if o.kind == DIRECTORY and o.default_ttl >= 0 then return o.default_ttl end
+    o = o.places[1] and object(o.places[1].parent)
+  end
+  return otherwise
+end
+
+-- Makes an entry where nothing stands; returns why not, or nil and the object.
+local function make(c, parent, name, kind, mode, target)
+  local refusal = ensure_session(c)
+  if refusal then return refusal end
+  forget_loss(c.id, parent, name)
+  local token = next_token()
+  -- As on ext4: below a set-group-id directory entries get its group, and directories the bit as well.
+  local above = object(parent)
+  local gid = c.gid
+  if bit.band(above.mode, 1024) ~= 0 then
+    gid = above.gid
+    if kind == DIRECTORY then mode = bit.bor(mode, 1024) end
+  end
+  local o = {
+    ino = token, kind = kind, token = token, mode = mode, uid = c.uid, gid = gid, mtime = WALL, ctime = WALL,
+    since = WALL, ttl = ttl_of_new(parent, name, kind, session(c.id).ttl), seen = NOW, size = #target,
+    default_ttl = -1, session = '', places = {}, used = false,
+  }
+  objects[token] = o
+  if kind == DIRECTORY then
+    new_directory(token)
+  elseif target ~= '' then
+    bodies[token] = target
+  end
+  meta.locks = meta.locks + 1
+  join_session(o, c.id)
+  place(o, parent, name, token)
+  schedule(o)
+  tell(ACQUIRE, path_at(parent, name), token)
+  return nil, o
 end
 
 local function add_name(o, parent, name)
@@ -625,7 +692,8 @@ local function before_a_grant()
   if replication() ~= meta.replid then return 'F' end
 end
 
-local KINDS = {HSET = 'hash', HDEL = 'hash', ZADD = 'zset', ZREM = 'zset', RPUSH = 'list', XADD = 'stream'}
+local KINDS = {HSET = 'hash', HDEL = 'hash', ZADD = 'zset', ZREM = 'zset', RPUSH = 'list', XADD = 'stream',
+  SADD = 'set', SREM = 'set'}
 
 local function check_type(key, kind)
   local there = call('TYPE', key).ok
@@ -645,6 +713,8 @@ local function check_writes()
   end
   if next(bodies) then check_type(P .. 'b', 'hash') end
   if events[1] then check_type(P .. 'events', 'stream') end
+  if next(dirty.waits) then check_type(P .. 'waits', 'hash') end
+  shares.check(check_type)
 end
 
 local function add_event(event)
@@ -670,6 +740,8 @@ local function reach()
   if events[1] then add(P .. 'events') end
   for ino in pairs(dirty.dirs) do add(P .. 'd:' .. ino) end
   for id in pairs(dirty.sessions) do add(P .. 'lost:' .. id) end
+  shares.reach(add)
+  queues.reach(add)
   for _, write in ipairs(queue) do
     add(write[2])
     if write[1] == 'DEL' and write[3] then add(write[3]) end
@@ -680,6 +752,7 @@ end
 -- Writes the step, and answers with its outcome and all that it changed.
 local function finish(outcome)
   settle_sessions()
+  queues.settle()
   if KEYS[2] then reach() end
   check_writes()
   -- First what may be refused for want of memory: after a write nothing is any more (script.c, `scriptCall`).
@@ -695,6 +768,8 @@ local function finish(outcome)
     parts[#parts + 1] = 'b' .. ino .. bytes(body)
   end
   for _, gone in ipairs(removed) do parts[#parts + 1] = gone end
+  shares.write(parts)
+  queues.write()
   for _, write in ipairs(queue) do call(spread(write)) end
   for ino in pairs(dirty.dirs) do
     local dir = directory(ino)
@@ -734,8 +809,9 @@ local function step(name, act, gives_room)
     callback = function(keys, args)
       start(keys, args)
       queue, events, emptied, removed, bodies, checks = {}, {}, {}, {}, {}, {}
-      dirty = {objects = {}, sessions = {}, dirs = {}}
-      meta_changed, due = false, nil
+      dirty = {objects = {}, sessions = {}, dirs = {}, mounts = {}, shares = {}, waits = {}}
+      queues.stirred, queues.is_stirred = {}, {}
+      meta_changed, planned = false, nil
       return act()
     end,
     flags = gives_room and {'allow-oom'} or {},
