@@ -341,7 +341,9 @@ impl Sources {
         }
         // The XDG base directory specification: a relative path counts as not set.
         let state_home = environment.get("XDG_STATE_HOME").map(PathBuf::from).filter(|dir| dir.is_absolute());
-        let home = || environment.get("HOME").map(|home| Path::new(&home).join(".local/state"));
+        // mount(8) takes HOME away for a user; the system's database knows it too.
+        let home = || environment.get("HOME").map(PathBuf::from).or_else(std::env::home_dir);
+        let home = || home().map(|home| home.join(".local/state"));
         match state_home.or_else(home) {
             Some(state) => absolute(&state.join("lockfs")),
             None => Err(ConfigError::new("no data directory: set --data-dir, XDG_STATE_HOME or HOME")),

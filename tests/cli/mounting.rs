@@ -3,7 +3,9 @@
 use std::fs;
 use std::io::{Read, Write};
 use std::net::{TcpListener, TcpStream};
+use std::os::linux::net::SocketAddrExt;
 use std::os::unix::fs::chown;
+use std::os::unix::net::{SocketAddr, UnixDatagram};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::Instant;
@@ -280,4 +282,36 @@ fn metrics_go_to_another_address_only_if_it_is_said_in_full() {
     world.mount(&["-o", &format!("metrics-listen={address}")]).fails(1, &[&address, "in use"]);
     world.mount(&["--metrics-listen", "0.0.0.0:0"]).succeeds_silently();
     assert!(metrics_of(&world).starts_with("0.0.0.0:"));
+}
+
+// what a service manager hears
+
+#[test]
+fn a_service_manager_hears_of_readiness_state_and_end() {
+    let world = World::new();
+    let name = format!("lockfs-notify-{}", std::process::id());
+    let address = SocketAddr::from_abstract_name(&name).unwrap();
+    let manager = UnixDatagram::bind_addr(&address).unwrap();
+    manager.set_read_timeout(Some(LIMIT)).unwrap();
+    let hear = || {
+        let mut buffer = [0; 4_096];
+        let length = manager.recv(&mut buffer).unwrap();
+        String::from_utf8(buffer[..length].to_vec()).unwrap()
+    };
+    let point = world.point();
+    let mut command = world.command(&["mount", "--foreground", point.to_str().unwrap()]);
+    command.env("NOTIFY_SOCKET", format!("@{name}")).env("WATCHDOG_USEC", "60000000").stderr(Stdio::null());
+    let mut daemon = command.spawn().unwrap();
+    assert_eq!(hear(), "STATUS=opening the leveldb store\n");
+    assert_eq!(hear(), format!("READY=1\nSTATUS=mounted at {}\n", point.display()));
+    assert!(world.path(".lockfs/status").exists(), "it said so before the mount answered");
+    assert_eq!(hear(), "WATCHDOG=1\nSTATUS=leveldb: ok, 0 locks, 0 waiting\n");
+    kill("TERM", &daemon.id().to_string());
+    assert_eq!(hear(), "STOPPING=1\nSTATUS=unmounting\n");
+    assert!(daemon.wait().unwrap().success());
+    // One in the background is not the process that a manager started.
+    while manager.set_nonblocking(true).is_ok() && manager.recv(&mut [0; 64]).is_ok() {}
+    let mut command = world.command(&["mount", point.to_str().unwrap()]);
+    Said::from(command.env("NOTIFY_SOCKET", format!("@{name}")).output().unwrap()).succeeds_silently();
+    assert!(manager.recv(&mut [0; 64]).is_err());
 }

@@ -90,3 +90,15 @@ fn the_helper_speaks_as_mount_expects() {
     assert_eq!(machine.run(&format!("{apart}; kill $(cat /run/apart)")), "ours");
     assert!(!machine.is_mounted("/srv/theirs"));
 }
+
+#[test]
+fn a_line_with_user_is_for_a_user_to_mount_and_unmount() {
+    let machine = Machine::boot();
+    machine.write("/etc/fstab", "lockfs /home/dev/locks lockfs noauto,user,_netdev 0 0\n");
+    machine.run(&format!("{DEV} mkdir /home/dev/locks; {DEV} mount /home/dev/locks"));
+    machine.run(&format!("{DEV} touch /home/dev/locks/x"));
+    let mounts = machine.run("cat /proc/self/mounts");
+    assert!(mounts.contains("lockfs /home/dev/locks fuse.lockfs rw,nosuid,nodev,noexec,"), "{mounts}");
+    machine.run(&format!("{DEV} umount /home/dev/locks"));
+    assert!(!machine.is_mounted("/home/dev/locks"));
+}
