@@ -9,16 +9,27 @@
 //! On Redis there are two floors more, the null file system and the store without a file system ([`raw`]), and two
 //! peers, which are what users pick instead: the lock of redis-py, and JuiceFS on the same server.
 //!
-//! `--quick` does the same with smaller numbers in some thirty seconds; `--only WORD` one part of it (`pairs`,
-//! `requests`, `million`, `redis`, `redis-million`). The program runs itself as the client, as the null file system
-//! and as the raw floor.
+//! Of waiting it takes the time from a release on one mount to the grant on another beside a message on a Redis
+//! channel and beside JuiceFS; flock(2) where nobody waits; and what a crowd of a thousand who wait costs.
+//!
+//! `--quick` does the same with smaller numbers in less than a minute; `--only WORD` one part of it (`pairs`,
+//! `requests`, `million`, `redis`, `redis-million`, `waiting`). The program runs itself as the client, as the null
+//! file system, as the raw floor and as those who wait.
 
+#[path = "bench/board.rs"]
+mod board;
 #[path = "bench/client.rs"]
 mod client;
+#[path = "bench/crowd.rs"]
+mod crowd;
 #[path = "bench/daemon.rs"]
 mod daemon;
 #[path = "bench/figures.rs"]
 mod figures;
+#[path = "bench/flocks.rs"]
+mod flocks;
+#[path = "bench/handover.rs"]
+mod handover;
 #[path = "bench/million.rs"]
 mod million;
 #[path = "bench/million_on_redis.rs"]
@@ -37,6 +48,8 @@ mod place;
 mod processor;
 #[path = "bench/raw.rs"]
 mod raw;
+#[path = "bench/relay.rs"]
+mod relay;
 #[path = "bench/requests.rs"]
 mod requests;
 #[path = "bench/server.rs"]
@@ -63,6 +76,12 @@ pub(crate) struct Extent {
     pub(crate) turns: usize,
     /// The ttl of the locks of the large tree: renewals fall into the run.
     pub(crate) ttl: Duration,
+    /// How often each thing is handed over in a round.
+    pub(crate) handovers: usize,
+    /// How many wait for one name.
+    pub(crate) waiters: usize,
+    /// How long is looked at who waits while nothing happens.
+    pub(crate) idle: Duration,
 }
 
 const FULL: Extent = Extent {
@@ -73,6 +92,9 @@ const FULL: Extent = Extent {
     mounts: 3,
     turns: 7,
     ttl: Duration::from_secs(20),
+    handovers: 150,
+    waiters: 1_000,
+    idle: Duration::from_secs(20),
 };
 
 const QUICK: Extent = Extent {
@@ -83,6 +105,9 @@ const QUICK: Extent = Extent {
     mounts: 1,
     turns: 3,
     ttl: Duration::from_secs(2),
+    handovers: 24,
+    waiters: 100,
+    idle: Duration::from_secs(2),
 };
 
 fn main() -> ExitCode {
@@ -92,6 +117,8 @@ fn main() -> ExitCode {
         ["client", rest @ ..] => client::run(rest),
         ["null", mountpoint] => null::run(mountpoint.as_ref()),
         ["raw", rest @ ..] => raw::run(rest),
+        ["relay", rest @ ..] => relay::run(rest),
+        ["crowd", rest @ ..] => crowd::run(rest),
         options => measure(options),
     };
     match outcome {
@@ -138,6 +165,11 @@ fn measure(options: &[&str]) -> io::Result<()> {
     }
     if is_wanted("redis-million") {
         million_on_redis::measure(&extent)?;
+    }
+    if is_wanted("waiting") {
+        flocks::measure(&extent)?;
+        handover::measure(&extent)?;
+        crowd::measure(&extent)?;
     }
     figures::note(format_args!("took {:.0} s", start.elapsed().as_secs_f64()));
     Ok(())

@@ -10,12 +10,18 @@ mod check;
 mod child;
 mod claim;
 mod facts;
+mod fresh;
+mod hook;
 mod json;
 mod ls;
 mod mount;
+mod mount_helper;
 mod mounts;
+mod naming;
 mod out;
+mod path;
 mod probe;
+mod reader;
 mod run;
 mod session;
 mod signals;
@@ -23,6 +29,8 @@ mod status;
 mod umount;
 mod wait;
 mod watch;
+mod who;
+mod why;
 mod xattr;
 
 use std::fmt::Display;
@@ -92,8 +100,13 @@ pub(crate) type Outcome = Result<Exit, Failure>;
 
 /// Says one line on stderr. A closed stderr is no reason to stop.
 pub(crate) fn say(message: impl Display) {
+    say_as("lockfs", message);
+}
+
+/// The same, by the name that the program was called by.
+fn say_as(name: &str, message: impl Display) {
     use std::io::Write;
-    let _ = writeln!(std::io::stderr(), "lockfs: {message}");
+    let _ = writeln!(std::io::stderr(), "{name}: {message}");
 }
 
 /// Turn files into locks: create to acquire, delete to release
@@ -132,11 +145,15 @@ enum Command {
     Umount(umount::Umount),
     Status(status::Status),
     Ls(ls::Ls),
+    Who(who::Who),
+    Why(why::Why),
     Watch(watch::Watch),
     Acquire(acquire::Acquire),
     Run(run::Run),
     Break(break_lock::Break),
     Session(session::Session),
+    Path(path::PathOf),
+    Hook(hook::Hook),
     Check(check::Check),
 }
 
@@ -147,11 +164,15 @@ impl Command {
             Self::Umount(command) => command.perform(),
             Self::Status(command) => command.perform(),
             Self::Ls(command) => command.perform(),
+            Self::Who(command) => command.perform(),
+            Self::Why(command) => command.perform(),
             Self::Watch(command) => command.perform(),
             Self::Acquire(command) => command.perform(),
             Self::Run(command) => command.perform(),
             Self::Break(command) => command.perform(),
             Self::Session(command) => command.perform(),
+            Self::Path(command) => command.perform(),
+            Self::Hook(command) => command.perform(),
             Self::Check(command) => command.perform(),
         }
     }
@@ -159,24 +180,26 @@ impl Command {
 
 /// Runs the command that the process was started with; returns its exit code.
 pub fn main() -> ExitCode {
-    let outcome = catch_unwind(AssertUnwindSafe(|| match parse() {
+    if mount_helper::is_called(std::env::args_os().next()) {
+        return mount_helper::run();
+    }
+    let outcome = caught(|| match parse() {
         Ok(cli) => cli.command.perform(),
         Err(error) => explain(&error),
-    }));
-    let exit = match outcome {
-        Ok(Ok(exit)) => exit,
-        Ok(Err(failure)) => {
-            if !failure.message.is_empty() {
-                say(&failure.message);
-            }
-            failure.exit
+    });
+    let exit = outcome.unwrap_or_else(|failure| {
+        if !failure.message.is_empty() {
+            say(&failure.message);
         }
-        Err(_panic) => {
-            say("this is a bug in lockfs: please report it with the lines above");
-            Exit::Bug
-        }
-    };
+        failure.exit
+    });
     ExitCode::from(exit.code())
+}
+
+/// What `command` comes to; a panic is a bug.
+fn caught(command: impl FnOnce() -> Outcome) -> Outcome {
+    let bug = "this is a bug in lockfs: please report it with the lines above";
+    catch_unwind(AssertUnwindSafe(command)).unwrap_or_else(|_panic| Err(Failure::new(Exit::Bug, bug)))
 }
 
 /// The command line as clap knows it, with what only this machine knows: the computed defaults.
@@ -221,17 +244,17 @@ fn explain(error: &clap::Error) -> Outcome {
             let _ = error.print();
             Ok(Exit::Usage)
         }
-        _ => Err(Failure::new(Exit::Usage, one_line(&error.render().to_string()))),
+        _ => Err(Failure::new(Exit::Usage, one_line(&error.render().to_string(), "lockfs"))),
     }
 }
 
 /// What clap says in paragraphs, without its usage block, on one line.
-fn one_line(text: &str) -> String {
+fn one_line(text: &str, program: &str) -> String {
     let end = text.find("\n\nUsage:").or_else(|| text.find("\n\nFor more")).unwrap_or(text.len());
     let text = text[..end].trim_start_matches("error:");
     let joined = |paragraph: &str| paragraph.split_whitespace().collect::<Vec<_>>().join(" ");
     let paragraphs: Vec<_> = text.split("\n\n").map(joined).collect();
-    format!("{} (lockfs --help says more)", paragraphs.join("; "))
+    format!("{} ({program} --help says more)", paragraphs.join("; "))
 }
 
 #[cfg(test)]

@@ -6,6 +6,7 @@
 //! `redis.rs`). An empty value in the environment or in
 //! the file counts as not said. Every error names the place that the bad value came from.
 
+mod listen;
 mod options;
 mod redis;
 mod sources;
@@ -15,6 +16,7 @@ use std::fmt;
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
 
+pub use self::listen::Listen;
 pub use self::redis::RedisSettings;
 use crate::lock::Ttl;
 use crate::store::Durability;
@@ -139,6 +141,10 @@ pub struct Settings {
     pub durability: Durability,
     /// Where to mount; absolute.
     pub mountpoint: PathBuf,
+    /// With which mode the mountpoint is made where there is none; `None`: it must be there.
+    pub mkdir: Option<u32>,
+    /// What is shown as the source of the mount, as in the first field of fstab(5).
+    pub source: String,
     /// Whether the command itself serves the mount, instead of a process in the background.
     pub foreground: bool,
     /// Whether other users may use the mount.
@@ -149,6 +155,8 @@ pub struct Settings {
     pub debug: bool,
     /// Where to log; `None` for stderr.
     pub log_file: Option<PathBuf>,
+    /// Where the metrics are served over HTTP, if anywhere.
+    pub metrics: Option<Listen>,
 }
 
 impl Settings {
@@ -190,10 +198,13 @@ impl Settings {
             host_id: sources.host_id()?,
             durability: sources.parse(&DURABILITY)?.unwrap_or_default(),
             mountpoint: absolute(mountpoint)?,
+            mkdir: sources.options().mkdir,
+            source: SOURCE.to_owned(),
             foreground,
             allow_other: sources.options().allow_other || is_root(),
             flags: sources.options().flags,
             debug: sources.switch(&DEBUG)?,
+            metrics: sources.parse(&METRICS_LISTEN)?,
             log_file,
             data_dir,
             namespace,
@@ -205,6 +216,9 @@ impl Settings {
         store_dir(&self.data_dir, &self.namespace)
     }
 }
+
+/// The source of a mount for which nobody names one.
+const SOURCE: &str = "lockfs";
 
 fn store_dir(data_dir: &Path, namespace: &Namespace) -> PathBuf {
     data_dir.join(namespace.as_str())
@@ -220,6 +234,7 @@ const ON_OUTAGE: Key = Key::new("on-outage", &["LOCKFS_ON_OUTAGE"]);
 const FOREGROUND: Key = Key::new("foreground", &["LOCKFS_FOREGROUND"]);
 const DEBUG: Key = Key::new("debug", &["LOCKFS_DEBUG", "DEBUG_FILE_LOCK_CACHE"]);
 const LOG_FILE: Key = Key::new("log-file", &["LOCKFS_LOG_FILE"]);
+const METRICS_LISTEN: Key = Key::new("metrics-listen", &["LOCKFS_METRICS_LISTEN"]);
 
 /// Every setting there is.
 const KEYS: &[Key] = &[
@@ -233,6 +248,7 @@ const KEYS: &[Key] = &[
     FOREGROUND,
     DEBUG,
     LOG_FILE,
+    METRICS_LISTEN,
     redis::URL,
     redis::PASSWORD_FILE,
     redis::CA_FILE,
@@ -275,6 +291,7 @@ pub fn described() -> Vec<Described> {
         "host-id" => Some(Sources::default_host_id()),
         "on-outage" => Some(Policy::default().to_string()),
         "durability" => Some(Durability::default().to_string()),
+        "metrics-listen" => Some("nowhere".to_owned()),
         "log-file" => Some("stderr in the foreground, else DATA-DIR/NAMESPACE.log".to_owned()),
         _ => None,
     };
@@ -332,7 +349,9 @@ impl Sources {
         }
         // The XDG base directory specification: a relative path counts as not set.
         let state_home = environment.get("XDG_STATE_HOME").map(PathBuf::from).filter(|dir| dir.is_absolute());
-        let home = || environment.get("HOME").map(|home| Path::new(&home).join(".local/state"));
+        // mount(8) takes HOME away for a user; the system's database knows it too.
+        let home = || environment.get("HOME").map(PathBuf::from).or_else(std::env::home_dir);
+        let home = || home().map(|home| home.join(".local/state"));
         match state_home.or_else(home) {
             Some(state) => absolute(&state.join("lockfs")),
             None => Err(ConfigError::new("no data directory: set --data-dir, XDG_STATE_HOME or HOME")),

@@ -1,11 +1,15 @@
 //! The process that serves a mount: opens the store, takes up what this host holds, mounts, tends, and ends
 //! on SIGTERM or SIGINT or when someone unmounts.
 //!
-//! Order of the start: store, service, take-up, mount, tending, waking. Order of the end: the mount first, so that
-//! nobody is answered any more, then tending, then waking, then the store.
+//! Order of the start: the port for metrics, store, service, take-up, mount, tending, waking, metrics, watch. Order of
+//! the end: the mount first, so that nobody is answered any more, then the watch, metrics, tending, waking, the store.
+
+mod notify;
+mod scrape;
 
 use std::fmt;
 use std::io;
+use std::net::{Ipv4Addr, SocketAddr, UdpSocket};
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
@@ -17,8 +21,10 @@ use crate::fuse::{Mount, MountError, MountFlag, MountOptions, Unmounter};
 use crate::locks::{HostId, HostIdError, LockService, Processes, Tending, Waking, machine_id};
 use crate::store::hybrid::{self, HybridStore, OpenError};
 use crate::store::level::{LevelError, LevelStore};
-use crate::store::redis::{Options, RedisStore};
+use crate::store::redis::{Address, Options, Place, RedisStore};
 use crate::store::{LockStore, StoreError};
+use notify::Manager;
+use scrape::Port;
 
 /// How long an unmounted mount may go on answering before the daemon ends all the same.
 const GRACE: Duration = Duration::from_secs(3);
@@ -59,7 +65,15 @@ impl fmt::Display for Error {
     }
 }
 
-impl std::error::Error for Error {}
+impl std::error::Error for Error {
+    fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
+        match self {
+            Self::System(error) => Some(error),
+            Self::Mount(error) => error.source(),
+            Self::Level(_) | Self::Store(_) | Self::Host(_) => None,
+        }
+    }
+}
 
 impl From<LevelError> for Error {
     fn from(error: LevelError) -> Self {
@@ -91,10 +105,24 @@ impl From<io::Error> for Error {
 /// # Errors
 /// [`Error`]: the store, or the mount; nothing is mounted then.
 pub fn serve(settings: &Settings, ready: impl FnOnce()) -> Result<(), Error> {
+    // A daemon in the background is not the process that a service manager waits for.
+    let manager = if settings.foreground { Manager::of_environment() } else { Manager::default() };
+    let served = serve_to(settings, &manager, ready);
+    if let Err(error) = &served {
+        manager.failed(error);
+    }
+    served
+}
+
+fn serve_to(settings: &Settings, manager: &Manager, ready: impl FnOnce()) -> Result<(), Error> {
     let signals = Signals::block()?;
     let clock: Arc<dyn Clock> = Arc::new(SystemClock);
+    manager.starting(format_args!("opening the {} store", settings.backend));
+    let port = settings.metrics.map(|listen| Port::open(listen.address()));
+    let port = port.transpose().map_err(|error| network_is_allowed().err().unwrap_or(error))?;
     let store = open(settings, clock)?;
-    let served = serve_store(settings, Arc::clone(&store), signals, ready);
+    let served = serve_store(settings, Arc::clone(&store), port, signals, manager, ready);
+    manager.stopping();
     let closed = store.close();
     served?;
     Ok(closed?)
@@ -103,21 +131,32 @@ pub fn serve(settings: &Settings, ready: impl FnOnce()) -> Result<(), Error> {
 fn serve_store(
     settings: &Settings,
     store: Arc<dyn LockStore>,
+    port: Option<Port>,
     signals: Signals,
+    manager: &Manager,
     ready: impl FnOnce(),
 ) -> Result<(), Error> {
     let host: HostId = settings.host_id.parse().map_err(Error::Host)?;
     let service = Arc::new(LockService::new(Arc::clone(&store), Processes::new(host)?, settings.ttl));
     service.take_up()?;
-    let fs = Arc::new(LockFs::new(Arc::clone(&service), about(settings, store.now())));
-    let mount = Mount::start(fs, &settings.mountpoint, &mount_options(settings))?;
+    let metrics_at = port.as_ref().map(Port::address).transpose()?;
+    let fs = Arc::new(LockFs::new(Arc::clone(&service), about(settings, store.now(), metrics_at)));
+    let mount = Mount::start(Arc::clone(&fs), &settings.mountpoint, &mount_options(settings))?;
     let tending = Tending::start(Arc::clone(&service))?;
     let waking = Waking::start(Arc::clone(&service))?;
+    let scrape = port.map(|port| port.serve(Box::new(move || fs.metrics()))).transpose()?;
+    if let Some(address) = metrics_at {
+        log::info!("serving metrics at=http://{address}/metrics");
+    }
     answers(&settings.mountpoint)?;
     log::info!("mounted at={}", settings.mountpoint.display());
     ready();
-    signals.end_by(mount.unmounter(), service, store)?;
+    manager.ready(&settings.mountpoint);
+    signals.end_by(mount.unmounter(), service, store, manager.clone())?;
+    let watch = manager.watch(&settings.mountpoint)?;
     let served = mount.wait();
+    drop(watch);
+    drop(scrape);
     drop(tending);
     drop(waking);
     log::info!("unmounted at={}", settings.mountpoint.display());
@@ -128,6 +167,9 @@ fn open(settings: &Settings, clock: Arc<dyn Clock>) -> Result<Arc<dyn LockStore>
     // SAFETY: geteuid(2) and getegid(2) take nothing and can't fail.
     let owner = unsafe { (libc::geteuid(), libc::getegid()) };
     if let Some(RedisSettings { endpoint, acks }) = &settings.redis {
+        if !matches!(endpoint.place, Place::Fixed(Address::Unix(_))) {
+            network_is_allowed()?;
+        }
         std::fs::create_dir_all(&settings.data_dir)?;
         let options = Options {
             endpoint: endpoint.clone(),
@@ -159,13 +201,27 @@ fn open(settings: &Settings, clock: Arc<dyn Clock>) -> Result<Arc<dyn LockStore>
     Ok(Arc::new(LevelStore::open(&settings.store_dir(), settings.durability, clock, &boot, owner)?))
 }
 
-fn about(settings: &Settings, since: Now) -> About {
+/// Whether a service may use the network at all, which its unit says: `RestrictAddressFamilies=` of systemd.exec(5).
+/// Redis would seem to be away for ever.
+fn network_is_allowed() -> io::Result<()> {
+    match UdpSocket::bind((Ipv4Addr::LOCALHOST, 0)) {
+        Err(error) if error.raw_os_error() == Some(libc::EAFNOSUPPORT) => Err(io::Error::new(
+            io::ErrorKind::Unsupported,
+            "the unit of this service keeps it from the network: add 'RestrictAddressFamilies=AF_INET AF_INET6' \
+             to its [Service] section (systemctl edit)",
+        )),
+        _ => Ok(()),
+    }
+}
+
+fn about(settings: &Settings, since: Now, metrics: Option<SocketAddr>) -> About {
     About {
         mountpoint: settings.mountpoint.clone(),
         namespace: settings.namespace.to_string(),
         host: settings.host_id.clone(),
         ttl: settings.ttl,
         since,
+        metrics,
     }
 }
 
@@ -177,6 +233,7 @@ fn mount_options(settings: &Settings) -> MountOptions {
         (flags.noatime, MountFlag::NoAtime),
     ];
     MountOptions {
+        source: settings.source.clone(),
         allow_other: settings.allow_other,
         flags: asked.into_iter().filter_map(|(is_asked, flag)| is_asked.then_some(flag)).collect(),
         threads: if settings.redis.is_some() { FAR_THREADS } else { NEAR_THREADS },
@@ -215,6 +272,7 @@ impl Signals {
         unmounter: Unmounter,
         service: Arc<LockService>,
         store: Arc<dyn LockStore>,
+        manager: Manager,
     ) -> io::Result<()> {
         let wait = move || {
             loop {
@@ -224,6 +282,7 @@ impl Signals {
                     return;
                 }
                 log::info!("told to end signal={signal}");
+                manager.stopping();
                 match unmounter.unmount() {
                     Ok(()) => {}
                     // It was taken out of the tree before, and serves those who are still in it.

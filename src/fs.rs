@@ -17,6 +17,7 @@ mod node;
 mod tree;
 mod xattr;
 
+use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
 
@@ -48,6 +49,8 @@ pub struct About {
     pub ttl: Ttl,
     /// When it was mounted.
     pub since: Now,
+    /// Where its metrics are served over HTTP, if anywhere.
+    pub metrics: Option<SocketAddr>,
 }
 
 /// Whether the kernel may remember what it is told.
@@ -114,6 +117,11 @@ impl LockFs {
     /// How often each kind of request came.
     pub fn meters(&self) -> &Meters {
         &self.meters
+    }
+
+    /// What `.lockfs/metrics` says. It asks nobody, and so is answered whatever the store does.
+    pub fn metrics(&self) -> Vec<u8> {
+        describe::metrics(&self.about, self.service.store(), &self.meters)
     }
 
     fn node(&self, number: u64) -> Result<Node, Error> {

@@ -11,7 +11,7 @@ mod tending;
 mod waiters;
 
 use std::fmt;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -115,6 +115,8 @@ pub struct LockService {
     leases: AtomicU64,
     /// When the lease was last renewed, on the store's clock.
     renewed: Mutex<BootTime>,
+    /// Whether who waits has to ask again.
+    queue_again: AtomicBool,
     waiters: Waiters,
     /// What could not be carried out, and has to be.
     owed: Mutex<Vec<Command>>,
@@ -135,6 +137,7 @@ impl LockService {
             mount,
             leases: AtomicU64::new(0),
             renewed: Mutex::default(),
+            queue_again: AtomicBool::new(false),
             waiters: Waiters::default(),
             owed: Mutex::default(),
         }
@@ -244,6 +247,8 @@ impl LockService {
         *self.renewed.lock().unwrap_or_else(PoisonError::into_inner) = now;
         if outcome == Ok(Reply::Count(0)) && self.leases.fetch_add(1, Ordering::AcqRel) > 0 {
             log::warn!("the lease of the mount ran out: advisory locks that were held are lost");
+            // The places of those who wait are lost as well.
+            self.queue_again.store(true, Ordering::Release);
         }
         Ok(())
     }

@@ -5,10 +5,18 @@
 //! holds are held by a `lockfs run` in a process group of its own: the tests are one job, and whoever descends
 //! from a job counts as it.
 
+#[path = "cli/examples.rs"]
+mod examples;
+#[path = "cli/hooks.rs"]
+mod hooks;
 #[path = "cli/locking.rs"]
 mod locking;
 #[path = "cli/mounting.rs"]
 mod mounting;
+#[path = "cli/naming.rs"]
+mod naming;
+#[path = "cli/people.rs"]
+mod people;
 #[path = "servers/mod.rs"]
 mod servers;
 #[path = "cli/waiting.rs"]

@@ -11,8 +11,10 @@ use std::fmt::Debug;
 use std::sync::{Arc, Mutex, Once, PoisonError};
 use std::time::{Duration, Instant};
 
-use lockfs::clock::SystemClock;
-use lockfs::lock::{Body, Ino, MountId, Name, Origin, SessionId, SessionKind, Ttl};
+use lockfs::clock::{BootId, SystemClock};
+use lockfs::lock::{
+    Body, Claim, Ino, Mode, Mount, MountId, Name, Origin, Range, SessionId, SessionKind, Style, Ttl,
+};
 use lockfs::store::redis::{Acks, Endpoint, Options, RedisStore};
 use lockfs::store::{Fact, LockStore, State, StoreError, Value};
 use lockfs::table::{
@@ -520,6 +522,99 @@ fn all_comes_back_after_flushall_and_after_the_library_went() {
         server.command(words);
         scene.try_all();
         scene.works_again(&words.join(" "));
+    }
+}
+
+/// What a mount has of a file, and who waits: two hosts of a scene, each a mount of its own.
+struct Contest<'a> {
+    scene: &'a Scene<'a>,
+    ino: Ino,
+}
+
+impl<'a> Contest<'a> {
+    fn new(scene: &'a Scene<'a>) -> Self {
+        let (caller, ino) = (scene.a.caller.clone(), scene.held[0].2);
+        let contest = Self { scene, ino };
+        for number in [1, 2] {
+            assert_eq!(contest.attend(number), Ok(Ok(Reply::Count(0))));
+        }
+        scene.a.store.execute(&Command::Open { caller, ino, emptied: false }).unwrap().unwrap();
+        assert_eq!(contest.lock(1), Ok(Ok(Reply::Done)));
+        assert_eq!(contest.lock(2), Ok(Err(Refusal::Taken)));
+        contest
+    }
+
+    fn host(&self, number: u64) -> &Host {
+        self.scene.hosts()[usize::from(number == 2)]
+    }
+
+    fn attend(&self, number: u64) -> Result<Outcome, StoreError> {
+        let host = self.host(number);
+        let mount = Mount {
+            id: MountId::from_u64(number),
+            host: host.caller.session.id.to_string(),
+            pid: 1,
+            start: 1,
+            boot: BootId::new("boot"),
+            ttl: Ttl::For(Duration::from_secs(600)),
+        };
+        host.store.execute(&Command::Attend { mount })
+    }
+
+    fn lock(&self, number: u64) -> Result<Outcome, StoreError> {
+        let host = self.host(number);
+        let (style, mode, range) = (Style::Flock, Mode::Exclusive, Range::WHOLE);
+        let claim = Claim { style, mode, range, key: number, pid: 7 };
+        let caller = Caller { mount: MountId::from_u64(number), ..host.caller.clone() };
+        host.store.execute(&Command::Lock { caller, ino: self.ino, claim, waiting: None })
+    }
+
+    /// The lock is where it was, and nobody else ever gets it.
+    fn stands(&self) -> bool {
+        for number in [1, 2] {
+            self.attend(number).ok();
+        }
+        let other = self.lock(2);
+        assert_ne!(other, Ok(Ok(Reply::Done)), "the lock is another's");
+        other == Ok(Err(Refusal::Taken))
+    }
+}
+
+#[test]
+fn an_advisory_lock_comes_back_with_the_rest() {
+    let server = RedisServer::start();
+    let scene = Scene::new(&server, "advisory");
+    let contest = Contest::new(&scene);
+    server.command(&["FLUSHALL"]);
+    eventually("it is said again", || contest.stands());
+    server.command(&["DEBUG", "CHANGE-REPL-ID"]);
+    eventually("it is said again to another server", || contest.stands());
+    let mine = [&scene.key("f:")[..], &contest.ino.as_u64().to_be_bytes()].concat();
+    for key in [scene.key("mounts"), mine] {
+        scene.ask(&[b"DEL", &key]);
+        eventually("it is said again where a part went", || contest.stands());
+    }
+    assert_eq!(contest.lock(1), Ok(Ok(Reply::Done)));
+}
+
+#[test]
+fn what_mounts_have_is_named_where_it_is_damaged_and_is_not_free() {
+    let server = RedisServer::start();
+    let scene = Scene::new(&server, "shares");
+    let contest = Contest::new(&scene);
+    let mount = 1_u64.to_be_bytes();
+    let shares = [&scene.key("f:")[..], &contest.ino.as_u64().to_be_bytes()].concat();
+    for key in [shares, scene.key("mounts")] {
+        let redis::Value::BulkString(record) = scene.ask(&[b"HGET", &key, &mount]) else {
+            panic!("a record")
+        };
+        for (how, damaged) in damages(&record) {
+            scene.ask(&[b"HSET", &key, &mount, &damaged]);
+            let error = contest.lock(2).expect_err(&how).to_string();
+            assert!(error.contains(&shown(&key)), "{how}: {error}");
+            scene.ask(&[b"HSET", &key, &mount, &record]);
+            eventually("it works again", || contest.stands());
+        }
     }
 }
 

@@ -1,4 +1,5 @@
-//! The client: acquires and releases, and takes the time of each call. The same code on every file system.
+//! The client: acquires and releases, or locks and unlocks, and takes the time of each call. The same code on every
+//! file system.
 //!
 //! It runs as a process of its own, in the process group of the benchmark, which is therefore the job that
 //! holds the locks. Samples go to stdout as numbers; [`Measured::by`] starts it and reads them, as it does with clients
@@ -12,6 +13,7 @@ use std::sync::Barrier;
 use std::time::{Duration, Instant};
 
 use crate::processor::{self, On};
+use crate::relay::{flock, open_shared};
 
 /// Pairs that each thread makes before it measures.
 const WARM_UP: usize = 50;
@@ -21,6 +23,8 @@ const WARM_UP: usize = 50;
 pub(crate) enum Task {
     /// Pairs of acquire and release for so long.
     Pairs(Duration),
+    /// Pairs of flock(2), lock and unlock, of a file that stays open, for so long.
+    Flocks(Duration),
     /// So many acquires a directory; nothing is released.
     Acquire(usize),
     /// Releases what `Acquire` acquired.
@@ -41,7 +45,8 @@ pub(crate) struct Work {
     pub(crate) on: On,
 }
 
-/// One acquire and release: open, close, unlink.
+/// One acquire and release: open, close, unlink. Of a pair of flock(2) the first is what is told as open, the second
+/// as unlink.
 #[derive(Clone, Copy, Debug, Default)]
 pub(crate) struct Sample {
     /// When the pair began, from the beginning of the run.
@@ -142,6 +147,7 @@ impl Work {
     pub(crate) fn run(&self, root: &Path) -> io::Result<Measured> {
         let (task, count) = match self.task {
             Task::Pairs(span) => ("pairs", span.as_micros()),
+            Task::Flocks(span) => ("flocks", span.as_micros()),
             Task::Acquire(count) => ("acquire", count as u128),
             Task::Release(count) => ("release", count as u128),
         };
@@ -163,6 +169,7 @@ pub(crate) fn run(words: &[&str]) -> io::Result<()> {
     let count = number(count)?;
     let task = match *task {
         "pairs" => Task::Pairs(Duration::from_micros(count as u64)),
+        "flocks" => Task::Flocks(Duration::from_micros(count as u64)),
         "acquire" => Task::Acquire(count),
         _ => Task::Release(count),
     };
@@ -241,6 +248,16 @@ impl Work {
                     let acquired = Instant::now();
                     fs::remove_file(path)?;
                     Ok(Sample { unlink: acquired.elapsed(), ..sample })
+                })
+            }
+            Task::Flocks(span) => {
+                let file = open_shared(format!("d{}/flock-{thread}", thread % self.directories).as_ref())?;
+                pairs(span, &[file], start_line, |file| {
+                    let before = Instant::now();
+                    flock(file, libc::LOCK_EX)?;
+                    let locked = Instant::now();
+                    flock(file, libc::LOCK_UN)?;
+                    Ok(Sample { open: locked - before, unlink: locked.elapsed(), ..Sample::default() })
                 })
             }
             Task::Acquire(count) | Task::Release(count) => {

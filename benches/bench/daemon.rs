@@ -68,6 +68,24 @@ impl Daemon {
         kib.map(|kib| kib * 1024).ok_or_else(|| io::Error::other("no VmRSS"))
     }
 
+    /// The processor time that it has taken so far.
+    pub(crate) fn work(&self) -> io::Result<Duration> {
+        let pid = libc::pid_t::try_from(self.0.id()).map_err(io::Error::other)?;
+        let (mut clock, mut time) = (0, libc::timespec { tv_sec: 0, tv_nsec: 0 });
+        // SAFETY: the places for the clock and the time live.
+        let result = unsafe {
+            match libc::clock_getcpuclockid(pid, &raw mut clock) {
+                0 => libc::clock_gettime(clock, &raw mut time),
+                _ => -1,
+            }
+        };
+        if result != 0 {
+            return Err(io::Error::other("it has no clock"));
+        }
+        let (seconds, nanos) = (u64::try_from(time.tv_sec), u32::try_from(time.tv_nsec));
+        Ok(Duration::new(seconds.unwrap_or(0), nanos.unwrap_or(0)))
+    }
+
     /// Asks it to end, and waits until it has.
     pub(crate) fn end(&mut self) -> io::Result<()> {
         if self.ended()?.is_some() {

@@ -50,5 +50,5 @@ pub(crate) fn measure(extent: &Extent) -> io::Result<()> {
 /// Makes a directory of locks.
 fn fill(store: &Raw, directory: usize) -> io::Result<()> {
     let directory = store.make_directory(&format!("d{directory}"))?;
-    (0..EACH).try_for_each(|lock| store.acquire(&raw::spot(directory, &format!("lock-{lock}"))?))
+    (0..EACH).try_for_each(|lock| store.acquire(&raw::spot(directory, &format!("lock-{lock}"))?).map(drop))
 }

@@ -2,7 +2,8 @@
 //!
 //! It answers as `src/fuse/adapter.rs` does, so that the kernel sends the same requests: directories are
 //! kept for a second and files not at all; files are opened past the page cache, those made by `O_EXCL` without a
-//! FLUSH at close; and it is mounted with the same options and as many threads.
+//! FLUSH at close; and it is mounted with the same options and as many threads. flock(2) asks it too, and gets what it
+//! asks for.
 
 use std::collections::HashMap;
 use std::ffi::{OsStr, OsString};
@@ -119,7 +120,13 @@ impl Null {
 
 impl Filesystem for Null {
     fn init(&mut self, _: &Request, config: &mut KernelConfig) -> io::Result<()> {
-        for wanted in [InitFlags::FUSE_PARALLEL_DIROPS, InitFlags::FUSE_ATOMIC_O_TRUNC] {
+        let wanted = [
+            InitFlags::FUSE_PARALLEL_DIROPS,
+            InitFlags::FUSE_ATOMIC_O_TRUNC,
+            InitFlags::FUSE_FLOCK_LOCKS,
+            InitFlags::FUSE_POSIX_LOCKS,
+        ];
+        for wanted in wanted {
             config.add_capabilities(wanted).ok();
         }
         Ok(())
@@ -184,6 +191,22 @@ impl Filesystem for Null {
             ino.and_then(|ino| tree.objects.remove(&ino)).is_some()
         };
         if is_there { reply.ok() } else { reply.error(Errno::ENOENT) }
+    }
+
+    fn setlk(
+        &self,
+        _: &Request,
+        _ino: INodeNo,
+        _handle: FileHandle,
+        _owner: LockOwner,
+        _start: u64,
+        _end: u64,
+        _typ: i32,
+        _pid: u32,
+        _sleep: bool,
+        reply: ReplyEmpty,
+    ) {
+        reply.ok();
     }
 
     fn release(

@@ -54,6 +54,16 @@ impl Peer {
         }
     }
 
+    /// Pairs of flock(2) for so long, by one thread; the steps of the store alone where there is no file.
+    pub(crate) fn flocks(&self, span: Duration, on: On) -> io::Result<Measured> {
+        let work = Work { task: Task::Flocks(span), threads: 1, directories: 1, on };
+        match self {
+            Self::Place(place) => work.run(place.root()),
+            Self::Raw(url) => raw::measure(&work, span, url),
+            Self::RedisPy(_) => Err(io::Error::other("redis-py has no flock")),
+        }
+    }
+
     /// Pairs for so long; with several threads each has a directory of its own, where there are directories.
     pub(crate) fn pairs(&self, span: Duration, threads: usize, on: On) -> io::Result<Measured> {
         let work = Work { task: Task::Pairs(span), threads, directories: threads, on };

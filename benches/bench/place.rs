@@ -79,13 +79,18 @@ impl Place {
 
     /// lockfs on a Redis server.
     pub(crate) fn lockfs_redis(server: &Server) -> io::Result<Self> {
+        Self::lockfs_redis_of(server, "bench-a")
+    }
+
+    /// The same, as a host of that name.
+    pub(crate) fn lockfs_redis_of(server: &Server, host: &str) -> io::Result<Self> {
         let dir = disk_directory()?;
         let root = dir.path().join("mount");
         let mut command = Command::new(env!("CARGO_BIN_EXE_lockfs"));
         command.env("LOCKFS_CONFIG", "").env("STATE_DIRECTORY", dir.path().join("state"));
         command.args(["mount", "--foreground", "--backend", "redis", "--redis-url", &server.url(0)]);
         command
-            .args(["--namespace", Self::NAMESPACE])
+            .args(["--namespace", Self::NAMESPACE, "--host-id", host])
             .arg(&root)
             .stderr(File::create(dir.path().join("log"))?);
         Self::mount("lockfs", command, root, Some(dir))
@@ -95,7 +100,7 @@ impl Place {
     /// what is unlinked is gone.
     pub(crate) fn juicefs(server: &Server) -> io::Result<Self> {
         let dir = disk_directory()?;
-        let (root, log) = (dir.path().join("mount"), File::create(dir.path().join("log"))?);
+        let log = File::create(dir.path().join("log"))?;
         let program = library()?.join("bin/juicefs");
         let mut format = Command::new(&program);
         // Buckets of files are the prefix of their paths: a directory ends with a slash.
@@ -105,6 +110,20 @@ impl Place {
         if !status.success() {
             return Err(io::Error::other(format!("juicefs format failed: {status}")));
         }
+        Self::juicefs_on(server, dir)
+    }
+
+    /// One mount more of what [`Place::juicefs`] made, as on another host.
+    pub(crate) fn juicefs_again(server: &Server) -> io::Result<Self> {
+        Self::juicefs_on(server, disk_directory()?)
+    }
+
+    fn juicefs_on(server: &Server, dir: TempDir) -> io::Result<Self> {
+        let (root, log) = (
+            dir.path().join("mount"),
+            File::options().append(true).create(true).open(dir.path().join("log"))?,
+        );
+        let program = library()?.join("bin/juicefs");
         let mut command = Command::new(&program);
         command.args(["--no-agent", "mount", "--no-usage-report", "--no-bgjob", "--backup-meta", "0"]);
         command.args(["--metrics", "127.0.0.1:0", "--cache-dir"]).arg(dir.path().join("cache"));
@@ -135,6 +154,11 @@ impl Place {
     /// The daemon's resident memory in bytes.
     pub(crate) fn memory(&self) -> io::Result<u64> {
         self.daemon.as_ref().ok_or_else(|| io::Error::other("no daemon"))?.memory()
+    }
+
+    /// The processor time that the daemon has taken so far.
+    pub(crate) fn work(&self) -> io::Result<Duration> {
+        self.daemon.as_ref().ok_or_else(|| io::Error::other("no daemon"))?.work()
     }
 
     /// How often each kind of request came to lockfs so far, by name.

@@ -1,7 +1,7 @@
 //! The floor of the Redis store: the steps of a pair on a mount, asked of the store itself, with no file system.
 //!
-//! A pair is a look-up, an acquire, a look-up and a release, as the kernel asks for them; the caller is found as the
-//! daemon finds it. Nothing here knows which store it is but [`open`].
+//! A pair of a name is a look-up, an acquire, a look-up and a release, as the kernel asks for them, one of flock(2) a
+//! lock and an unlock; the caller is found as the daemon finds it. Nothing here knows which store it is but [`open`].
 
 use std::io;
 use std::path::Path;
@@ -10,19 +10,22 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use lockfs::clock::SystemClock;
-use lockfs::lock::{Ino, Name, Ttl};
+use lockfs::lock::{Claim, Ino, Mode, Name, Range, Style, Ttl};
 use lockfs::locks::{LockService, Processes, Requester};
 use lockfs::store::LockStore;
 use lockfs::store::redis::{Acks, Endpoint, Options, RedisStore};
 use lockfs::table::{Caller, Command, Existing, New, Opening, Reply, Spot};
 
-use crate::client::{self, Measured, Sample, Work};
+use crate::client::{self, Measured, Sample, Task, Work};
 
 /// What is measured, in a figure's name.
 pub(crate) const NAME: &str = "raw scripts";
 
 /// What this host is called by what asks the store without a daemon.
 const HOST: &str = "bench";
+
+/// What the kernel would call the owner of a lock.
+const KEY: u64 = 1;
 
 /// How long locks live untouched.
 const TTL: Duration = Duration::from_secs(300);
@@ -78,8 +81,8 @@ impl Raw {
     }
 
     /// Acquires. Closed, for there is no descriptor that keeps it open once it is released.
-    pub(crate) fn acquire(&self, spot: &Spot) -> io::Result<()> {
-        self.make(spot.clone(), New::File(Opening::Closed), 0o644).map(drop)
+    pub(crate) fn acquire(&self, spot: &Spot) -> io::Result<Ino> {
+        self.make(spot.clone(), New::File(Opening::Closed), 0o644)
     }
 
     fn release(&self, spot: &Spot) -> io::Result<()> {
@@ -102,6 +105,19 @@ impl Raw {
         self.release(spot)?;
         Ok(Sample { open: acquired - before, unlink: acquired.elapsed(), ..Sample::default() })
     }
+
+    /// Locks and unlocks a file as flock(2) does.
+    fn flock_pair(&self, ino: Ino) -> io::Result<Sample> {
+        let (style, range, pid) = (Style::Flock, Range::WHOLE, std::process::id());
+        let claim = Claim { style, mode: Mode::Exclusive, range, key: KEY, pid };
+        let lock = Command::Lock { caller: self.caller.clone(), ino, claim, waiting: None };
+        let unlock = Command::Unlock { mount: self.caller.mount, ino, style, key: KEY, range };
+        let before = Instant::now();
+        self.execute(&lock)?;
+        let locked = Instant::now();
+        self.execute(&unlock)?;
+        Ok(Sample { open: locked - before, unlink: locked.elapsed(), ..Sample::default() })
+    }
 }
 
 /// A name in a directory.
@@ -113,14 +129,15 @@ pub(crate) fn spot(parent: Ino, name: &str) -> io::Result<Spot> {
 /// Pairs on the server at `url`, by a process of its own.
 pub(crate) fn measure(work: &Work, span: Duration, url: &str) -> io::Result<Measured> {
     let program: &Path = &std::env::current_exe()?;
+    let what = if matches!(work.task, Task::Flocks(_)) { "flocks" } else { "pairs" };
     let numbers = [work.threads.to_string(), span.as_micros().to_string()];
-    Measured::by(Program::new(program).args(["raw", url, work.on.word()]).args(numbers))
+    Measured::by(Program::new(program).args(["raw", url, what, work.on.word()]).args(numbers))
 }
 
 /// That process. Each thread has a directory of its own; all have one store.
 pub(crate) fn run(words: &[&str]) -> io::Result<()> {
-    let usage = || io::Error::other("raw URL one|any THREADS MICROSECONDS");
-    let [url, on, threads, micros] = words else {
+    let usage = || io::Error::other("raw URL pairs|flocks one|any THREADS MICROSECONDS");
+    let [url, what, on, threads, micros] = words else {
         return Err(usage());
     };
     let threads: usize = threads.parse().map_err(|_| usage())?;
@@ -128,7 +145,13 @@ pub(crate) fn run(words: &[&str]) -> io::Result<()> {
     crate::processor::place(0, crate::processor::On::said(on))?;
     let raw = Raw::open(url, &format!("raw-{}", std::process::id()))?;
     client::tell(threads, |thread, start_line| {
-        let spots = [spot(raw.make_directory(&format!("d{thread}"))?, "pair")?];
-        client::pairs(span, &spots, start_line, |spot| raw.pair(spot))
+        let spot = spot(raw.make_directory(&format!("d{thread}"))?, "pair")?;
+        if *what == "flocks" {
+            raw.service.attend().map_err(io::Error::other)?;
+            let ino = raw.acquire(&spot)?;
+            client::pairs(span, &[ino], start_line, |ino| raw.flock_pair(*ino))
+        } else {
+            client::pairs(span, &[spot], start_line, |spot| raw.pair(spot))
+        }
     })
 }

@@ -5,6 +5,7 @@ use std::fs::File;
 use std::io;
 use std::net::TcpListener;
 use std::process::Command;
+use std::time::Duration;
 
 use tempfile::TempDir;
 
@@ -51,6 +52,16 @@ impl Server {
 
     pub(crate) fn put(&self, on: On) -> io::Result<()> {
         self.daemon.put(on)
+    }
+
+    /// Where it listens.
+    pub(crate) fn address(&self) -> String {
+        format!("127.0.0.1:{}", self.port)
+    }
+
+    /// The processor time that it has taken so far.
+    pub(crate) fn work(&self) -> io::Result<Duration> {
+        self.daemon.work()
     }
 
     fn client(&self) -> io::Result<redis::Client> {

@@ -11,7 +11,6 @@ use std::os::fd::FromRawFd;
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
-use std::time::Duration;
 
 use super::facts::{Facts, is_gone};
 use super::mounts::{Place, shown};
@@ -19,11 +18,7 @@ use super::session::SessionName;
 use super::signals::{Signals, Waited};
 use super::wait::{Limit, Queue};
 use super::{Exit, Failure, xattr};
-use crate::clock::{Clock, SystemClock};
 use crate::lock::Ttl;
-
-/// What the kernel lets a call last at least, where it sets a limit at all.
-const CALL_AT_LEAST: Duration = Duration::from_secs(10);
 
 /// What an acquire came to.
 pub(super) enum Attempt {
@@ -93,11 +88,7 @@ impl Claim {
         let door = CString::new(place.door().as_os_str().as_bytes())
             .map_err(|_| Failure::new(Exit::Usage, format!("{name}: a NUL in a name")))?;
         let before = Queue::of(place);
-        let wait = || {
-            let began = SystemClock.now().boot;
-            open(&door).map_err(|error| perhaps_again(error, SystemClock.now().boot.since(began)))
-        };
-        match signals.wait_for(limit.deadline(), wait) {
+        match signals.wait_for(limit.deadline(), || open(&door)) {
             Ok(Waited::Done(opened)) => match Self::through(path.clone(), opened) {
                 Ok(claim) => Ok(Attempt::Granted(claim)),
                 Err(error) if is_gone(&error) => {
@@ -184,15 +175,6 @@ fn open(door: &CString) -> io::Result<File> {
     }
     // SAFETY: the call succeeded, so the descriptor is open and nobody else's.
     Ok(unsafe { File::from_raw_fd(fd) })
-}
-
-/// A wait that ended because the kernel lets no call last longer (`fs.fuse.max_request_timeout`, which it counts by 15
-/// seconds) goes on: it is as good as interrupted. One that timed out sooner did so for the store.
-fn perhaps_again(error: io::Error, lasted: Duration) -> io::Error {
-    match error.kind() {
-        ErrorKind::TimedOut if lasted >= CALL_AT_LEAST => ErrorKind::Interrupted.into(),
-        _ => error,
-    }
 }
 
 /// Who has the lock, or will have it, for a message.
@@ -297,14 +279,6 @@ mod tests {
         assert_eq!(look(&file), Look::Held);
         fs::remove_file(&path).unwrap();
         assert_eq!(look(&file), Look::Lost(Loss::Removed));
-    }
-
-    #[test]
-    fn a_wait_that_the_kernel_cuts_short_goes_on() {
-        let kind = |kind: ErrorKind, secs| perhaps_again(kind.into(), Duration::from_secs(secs)).kind();
-        assert_eq!(kind(ErrorKind::TimedOut, 14), ErrorKind::Interrupted);
-        assert_eq!(kind(ErrorKind::TimedOut, 5), ErrorKind::TimedOut);
-        assert_eq!(kind(ErrorKind::Deadlock, 14), ErrorKind::Deadlock);
     }
 
     #[test]

@@ -38,10 +38,10 @@ pub(super) struct Ls {
 
 /// What one lock is, and says.
 #[derive(Debug)]
-struct Row {
-    name: PathBuf,
+pub(super) struct Row {
+    pub(super) name: PathBuf,
     kind: FileType,
-    facts: Facts,
+    pub(super) facts: Facts,
 }
 
 impl Ls {
@@ -50,23 +50,30 @@ impl Ls {
             Some(path) => place(path)?,
             None => Place { mount: default_mount()?, name: PathBuf::new() },
         };
-        let kind = fs::symlink_metadata(top.path())
-            .map_err(|error| {
-                let exit = if is_gone(&error) { Exit::Failed } else { Exit::Unavailable };
-                Failure::new(exit, format!("cannot list {}: {error}", shown(&top.path())))
-            })?
-            .file_type();
-        let mut walk = Walk { all: self.all, rows: Vec::new(), exit: Exit::Done };
-        if kind.is_dir() {
-            // The directory that was asked for is not one of its locks.
-            walk.children(&top);
-        } else {
-            walk.entry(top, kind);
-        }
-        walk.rows.sort_by(|a, b| a.name.cmp(&b.name));
-        print(if self.json { as_json(&walk.rows) } else { as_table(&walk.rows) })?;
-        Ok(walk.exit)
+        let (rows, exit) = locks(top, self.all)?;
+        print(if self.json { as_json(&rows) } else { as_table(&rows) })?;
+        Ok(exit)
     }
+}
+
+/// The locks at `top` and below it, by name; with `all` plain directories too. What could not be read was said, and
+/// makes the exit code.
+pub(super) fn locks(top: Place, all: bool) -> Result<(Vec<Row>, Exit), Failure> {
+    let kind = fs::symlink_metadata(top.path())
+        .map_err(|error| {
+            let exit = if is_gone(&error) { Exit::Failed } else { Exit::Unavailable };
+            Failure::new(exit, format!("cannot list {}: {error}", shown(&top.path())))
+        })?
+        .file_type();
+    let mut walk = Walk { all, rows: Vec::new(), exit: Exit::Done };
+    if kind.is_dir() {
+        // The directory that was asked for is not one of its locks.
+        walk.children(&top);
+    } else {
+        walk.entry(top, kind);
+    }
+    walk.rows.sort_by(|a, b| a.name.cmp(&b.name));
+    Ok((walk.rows, walk.exit))
 }
 
 /// A walk through the tree, and what it found.

@@ -1,9 +1,9 @@
 //! `lockfs mount`: from what was said to a mount that answers.
 
 use std::ffi::OsString;
-use std::fs::{DirBuilder, File, OpenOptions};
+use std::fs::{DirBuilder, File, OpenOptions, Permissions};
 use std::io::ErrorKind;
-use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
+use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -35,7 +35,8 @@ Examples:
   $ lockfs mount --backend hybrid --on-outage local /locks
 
 Mount options: ro, noexec, nosuid, nodev, noatime, allow_other, and each setting
-as NAME=VALUE. Those that mount(8) and fstab(5) have for others are let through.
+as NAME=VALUE; X-mount.mkdir[=MODE] makes the mountpoint where there is none.
+Those that mount(8) and fstab(5) have for others are let through.
 
 Redis URLs, over TLS where the scheme begins with rediss:
   redis://[USER@]HOST[:PORT][/DATABASE]
@@ -104,6 +105,11 @@ pub(super) struct Mount {
     /// Where to log
     #[arg(long, value_name = "FILE")]
     log_file: Option<OsString>,
+    /// Where to serve metrics over HTTP, at /metrics
+    ///
+    /// A port alone is one of 127.0.0.1. Whoever can connect can read them.
+    #[arg(long, value_name = "[ADDRESS:]PORT")]
+    metrics_listen: Option<OsString>,
     /// Serve the mount from this process, and log to stderr
     #[arg(long, short)]
     foreground: bool,
@@ -132,31 +138,40 @@ impl Mount {
         flags.set("durability", self.durability);
         flags.set("on-outage", self.on_outage);
         flags.set("log-file", self.log_file);
+        flags.set("metrics-listen", self.metrics_listen);
         flags.set("foreground", self.foreground.then(|| "yes".into()));
         flags.set("debug", self.debug.then(|| "yes".into()));
         let options = MountOptions::parse(self.options.iter().map(String::as_str))?;
-        let sources = Sources::gather(flags, options)?;
-        let mountpoint = resolved(&self.mountpoint, &mounted()?)?;
-        let settings = Settings::resolve(&sources, &mountpoint)?;
-        if settings.foreground {
-            start_log(&settings)?;
-            prepare(&settings)?;
-            return serve(&settings, || {});
-        }
-        background::start(|report| {
-            start_log(&settings)?;
-            prepare(&settings)?;
-            let outcome = serve(&settings, || {
-                if let Some(Err(error)) = report.take().map(background::Report::ready) {
-                    log::warn!("cannot leave the terminal: {error}");
-                }
-            });
-            if let (Err(failure), None) = (&outcome, report) {
-                log::error!("{}", failure.message);
-            }
-            outcome
-        })
+        start(&settings(&Sources::gather(flags, options)?, &self.mountpoint)?)
     }
+}
+
+/// What `sources` come to for a mount at `mountpoint`, as it was typed.
+pub(super) fn settings(sources: &Sources, mountpoint: &Path) -> Result<Settings, Failure> {
+    let mountpoint = resolved(mountpoint, &mounted()?)?;
+    Ok(Settings::resolve(sources, &mountpoint)?)
+}
+
+/// Mounts, and serves the mount or leaves that to a process in the background, as the settings say.
+pub(super) fn start(settings: &Settings) -> Outcome {
+    if settings.foreground {
+        start_log(settings)?;
+        prepare(settings)?;
+        return serve(settings, || {});
+    }
+    background::start(|report| {
+        start_log(settings)?;
+        prepare(settings)?;
+        let outcome = serve(settings, || {
+            if let Some(Err(error)) = report.take().map(background::Report::ready) {
+                log::warn!("cannot leave the terminal: {error}");
+            }
+        });
+        if let (Err(failure), None) = (&outcome, report) {
+            log::error!("{}", failure.message);
+        }
+        outcome
+    })
 }
 
 fn serve(settings: &Settings, ready: impl FnOnce()) -> Outcome {
@@ -221,6 +236,9 @@ fn prepare(settings: &Settings) -> Result<(), Failure> {
         }
     }
     let point_shown = shown(point);
+    if let Some(mode) = settings.mkdir {
+        make(point, mode)?;
+    }
     match std::fs::metadata(point) {
         Ok(data) if data.is_dir() => Ok(()),
         Ok(_) => Err(fail(format!("{point_shown} is not a directory: mount on one"))),
@@ -229,4 +247,18 @@ fn prepare(settings: &Settings) -> Result<(), Failure> {
         }
         Err(error) => Err(fail(format!("cannot mount on {point_shown}: {error}"))),
     }
+}
+
+/// Makes the mountpoint where there is none. Only the directory itself gets `mode`, those above it are for all.
+fn make(point: &Path, mode: u32) -> Result<(), Failure> {
+    let make = |point: &Path, mode: u32| match DirBuilder::new().mode(mode).create(point) {
+        // The umask of whoever mounts is about files of theirs.
+        Ok(()) => std::fs::set_permissions(point, Permissions::from_mode(mode)),
+        Err(error) if error.kind() == ErrorKind::AlreadyExists => Ok(()),
+        Err(error) => Err(error),
+    };
+    let above = point.parent().map_or(Ok(()), |above| DirBuilder::new().recursive(true).create(above));
+    above.and_then(|()| make(point, mode)).map_err(|error| {
+        Failure::new(Exit::Failed, format!("cannot make the directory {}: {error}", shown(point)))
+    })
 }

@@ -133,7 +133,7 @@ impl Session {
 }
 
 /// Sets the times of `directory` to now, as touch(1) does.
-fn touch(directory: &Path) -> io::Result<()> {
+pub(super) fn touch(directory: &Path) -> io::Result<()> {
     use std::os::unix::ffi::OsStrExt;
     let path = std::ffi::CString::new(directory.as_os_str().as_bytes())?;
     // SAFETY: the path is NUL-terminated, and no times mean now (utimensat(2)).

@@ -3,7 +3,7 @@
 //! Every option is either one of ours, a flag of mount(2) that we pass on, or one that mount(8) means for
 //! others (`x-*`, `_netdev`, `noauto` and so on, see fstab(5)); anything else is refused, not ignored.
 
-use std::ffi::OsString;
+use std::ffi::{OsStr, OsString};
 
 use super::{ConfigError, KEYS, MountFlags};
 
@@ -16,7 +16,12 @@ pub struct MountOptions {
     pub flags: MountFlags,
     /// `allow_other`, as fuse(8) has it.
     pub allow_other: bool,
+    /// `X-mount.mkdir`, as mount(8) has it: the mode of the mountpoint, which is made where there is none.
+    pub mkdir: Option<u32>,
 }
+
+/// The mode of a mountpoint that is made where `X-mount.mkdir` says none (mount(8)).
+const MKDIR_MODE: u32 = 0o755;
 
 impl MountOptions {
     /// Reads `lists`, one for each `-o`; what is said later wins.
@@ -29,6 +34,11 @@ impl MountOptions {
             options.take(option.trim())?;
         }
         Ok(options)
+    }
+
+    /// The settings that were said, by name, in the order in which they were said.
+    pub fn settings(&self) -> impl Iterator<Item = (&'static str, &OsStr)> {
+        self.settings.iter().map(|(name, value)| (*name, value.as_os_str()))
     }
 
     fn take(&mut self, option: &str) -> Result<(), ConfigError> {
@@ -45,13 +55,27 @@ impl MountOptions {
             "noatime" => flags.noatime = true,
             "atime" => flags.noatime = false,
             "allow_other" => self.allow_other = true,
+            "X-mount.mkdir" => self.mkdir = Some(MKDIR_MODE),
             // What lockfs does anyway, and what mount(8), fstab(5) and systemd.mount(5) mean for themselves.
             ""
             | "defaults"
             | "default_permissions"
             | "async"
+            | "sync"
+            | "dirsync"
             | "relatime"
+            | "norelatime"
+            | "strictatime"
+            | "nostrictatime"
+            | "lazytime"
+            | "nolazytime"
+            | "diratime"
             | "nodiratime"
+            | "iversion"
+            | "noiversion"
+            | "nomand"
+            | "silent"
+            | "loud"
             | "auto"
             | "noauto"
             | "user"
@@ -61,13 +85,24 @@ impl MountOptions {
             | "group"
             | "nofail"
             | "_netdev" => {}
-            _ if option.starts_with("x-") || option.starts_with("X-") || option.starts_with("comment=") => {}
+            _ if is_for_others(option) => {}
             _ => return self.take_setting(option),
         }
         Ok(())
     }
 
+    fn take_mode(&mut self, mode: &str) -> Result<(), ConfigError> {
+        let mode = u32::from_str_radix(mode, 8).ok().filter(|mode| *mode <= 0o7777);
+        let what =
+            || ConfigError::new("mount option X-mount.mkdir takes a mode in octal: X-mount.mkdir=0755");
+        self.mkdir = Some(mode.ok_or_else(what)?);
+        Ok(())
+    }
+
     fn take_setting(&mut self, option: &str) -> Result<(), ConfigError> {
+        if let Some(mode) = option.strip_prefix("X-mount.mkdir=") {
+            return self.take_mode(mode);
+        }
         let (name, value) = option.split_once('=').unwrap_or((option, ""));
         if let Some(key) = KEYS.iter().find(|key| key.name == name && !key.is_typed) {
             let name = key.env.join(" or ");
@@ -94,6 +129,13 @@ impl MountOptions {
     }
 }
 
+/// Whether an option is a word between others: of whoever reads fstab, a comment, or the user that mount(8)
+/// notes for umount(8).
+fn is_for_others(option: &str) -> bool {
+    let is_named = ["x-", "X-", "comment=", "user="].iter().any(|start| option.starts_with(start));
+    is_named && !option.starts_with("X-mount.mkdir=")
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -104,7 +146,7 @@ mod tests {
 
     #[test]
     fn what_fstab_says_to_others_is_let_through() {
-        let list = "rw,noauto,_netdev,nofail,user,defaults,x-systemd.automount,comment=a b,X-mount.mkdir";
+        let list = "rw,noauto,_netdev,nofail,user,user=bob,defaults,x-systemd.automount,comment=a b,X-a";
         assert_eq!(parse(list), Ok(MountOptions::default()));
     }
 
@@ -115,6 +157,16 @@ mod tests {
         assert_eq!((options.flags, options.allow_other), (all, true));
         let options = MountOptions::parse(["ro,noexec", "rw"]).unwrap();
         assert_eq!(options.flags, MountFlags { noexec: true, ..MountFlags::default() });
+    }
+
+    #[test]
+    fn a_mountpoint_is_made_with_a_mode() {
+        let mode = |list| parse(list).map(|options| options.mkdir);
+        assert_eq!(mode("X-mount.mkdir"), Ok(Some(0o755)));
+        assert_eq!(mode("X-mount.mkdir=0555"), Ok(Some(0o555)));
+        for bad in ["X-mount.mkdir=", "X-mount.mkdir=9", "X-mount.mkdir=77777"] {
+            assert!(mode(bad).unwrap_err().contains("octal"), "{bad}");
+        }
     }
 
     #[test]

@@ -4,6 +4,7 @@ use std::collections::HashMap;
 use std::ffi::{OsStr, OsString};
 use std::fmt;
 use std::io::ErrorKind;
+use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
 use super::{ConfigError, KEYS, MountOptions};
@@ -133,26 +134,28 @@ impl Sources {
     }
 
     /// These flags and options, the environment of this process, and the file: `/etc/lockfs/lockfs.conf`, or
-    /// the one that `LOCKFS_CONFIG` names (none, if that is empty).
+    /// the one that `LOCKFS_CONFIG` names (none, if that is empty; the usual one, if there is a dash before the
+    /// name and no such file).
     ///
     /// # Errors
-    /// [`ConfigError`] when the file can't be read or understood; a missing one only if it was named.
+    /// [`ConfigError`] when the file can't be read or understood; a missing one only if it was named without a
+    /// dash.
     pub fn gather(flags: Flags, options: MountOptions) -> Result<Self, ConfigError> {
         let sources = Self::new(flags, options, Environment::current());
         let named = sources.environment.0.get(OsStr::new("LOCKFS_CONFIG")).cloned();
-        let file = match &named {
-            Some(name) if name.is_empty() => return Ok(sources),
-            Some(name) => Path::new(name),
-            None => Path::new(FILE),
-        };
-        match std::fs::read_to_string(file) {
-            Ok(text) => sources.with_file(file, &text),
-            Err(error) if named.is_none() && error.kind() == ErrorKind::NotFound => Ok(sources),
-            Err(error) => Err(ConfigError::new(format!(
-                "cannot read {}: {error} (LOCKFS_CONFIG names another file, or none if it is empty)",
-                file.display()
-            ))),
+        for (file, must_be_there) in files(named.as_deref()) {
+            match std::fs::read_to_string(file) {
+                Ok(text) => return sources.with_file(file, &text),
+                Err(error) if !must_be_there && error.kind() == ErrorKind::NotFound => {}
+                Err(error) => {
+                    return Err(ConfigError::new(format!(
+                        "cannot read {}: {error} (LOCKFS_CONFIG names another file, or none if it is empty)",
+                        file.display()
+                    )));
+                }
+            }
         }
+        Ok(sources)
     }
 
     /// The same with the file `path`, which says `text`: `KEY=value` lines with the names of the
@@ -220,6 +223,19 @@ impl Sources {
     }
 }
 
+/// Where the file is looked for when `LOCKFS_CONFIG` is `named`, and whether it must be there; the first one
+/// that is there counts.
+fn files(named: Option<&OsStr>) -> Vec<(&Path, bool)> {
+    let usual = (Path::new(FILE), false);
+    match named.map(OsStr::as_encoded_bytes) {
+        None => vec![usual],
+        Some(b"") => Vec::new(),
+        // As in systemd's `EnvironmentFile=-`.
+        Some([b'-', name @ ..]) => vec![(Path::new(OsStr::from_bytes(name)), false), usual],
+        Some(name) => vec![(Path::new(OsStr::from_bytes(name)), true)],
+    }
+}
+
 /// Kubernetes, and links of Docker, say `REDIS_PORT=tcp://address:port` to whoever runs beside a service that
 /// is called redis; nobody meant us.
 fn is_of_a_container(name: &str, value: &OsStr) -> bool {
@@ -251,6 +267,15 @@ mod tests {
         assert_eq!(read("LOCKFS_TLL=5m").unwrap_err(), "/conf, line 1: lockfs has no setting 'LOCKFS_TLL'");
         assert!(read("REDIS_PROT=1").unwrap_err().ends_with("lockfs has no setting 'REDIS_PROT'"));
         assert_eq!(read("\nnonsense").unwrap_err(), "/conf, line 2: it is no KEY=value line");
+    }
+
+    #[test]
+    fn a_file_after_a_dash_may_be_missing() {
+        let [named, usual] = [Path::new("/etc/lockfs/ci.conf"), Path::new(FILE)];
+        assert_eq!(files(None), [(usual, false)]);
+        assert_eq!(files(Some(OsStr::new(""))), []);
+        assert_eq!(files(Some(named.as_os_str())), [(named, true)]);
+        assert_eq!(files(Some(OsStr::new("-/etc/lockfs/ci.conf"))), [(named, false), (usual, false)]);
     }
 
     #[test]

@@ -163,6 +163,9 @@ pub(super) fn status(about: &About, store: &dyn LockStore) -> Vec<u8> {
     lines.add("ttl", about.ttl);
     lines.add("since", about.since.wall);
     lines.add("uptime", format_args!("{}s", now.boot.since(about.since.boot).as_secs()));
+    if let Some(address) = about.metrics {
+        lines.add("metrics", format_args!("http://{address}/metrics"));
+    }
     if let Some(counts) = health.counts {
         lines.add("locks", counts.locks);
         lines.add("sessions", counts.sessions);

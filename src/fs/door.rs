@@ -64,6 +64,8 @@ impl LockFs {
                     Ok(fs.handles.insert(Handle { ino: Some(made.ino), session, text: None }))
                 }
                 Ok(_) => Err(Refusal::Invalid.into()),
+                // As open(2) has it, and not to be taken for what a store says: whoever wants to, asks again.
+                Err(Denial::WaitedTooLong) => Err(Denial::Interrupted.into()),
                 Err(denial) => Err(denial.into()),
             });
         });

@@ -88,7 +88,7 @@ impl LockFs {
                 return Err(Error::Synthetic);
             }
             Node::Status => self.text(describe::status(&self.about, self.service.store())),
-            Node::Metrics => self.text(describe::metrics(&self.about, self.service.store(), &self.meters)),
+            Node::Metrics => self.text(self.metrics()),
             Node::Info(ino) => {
                 let view = self.service.store().view(ino)?.ok_or(Refusal::Gone)?;
                 self.text(describe::info(&view, self.service.store().now(), self.service.bearing(&view)))

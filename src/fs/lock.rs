@@ -4,7 +4,7 @@
 //! the kernel tells of a close: FLUSH names the process whose fcntl locks go, RELEASE the handle with all the rest.
 
 use std::collections::HashMap;
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use super::{Error, LockFs};
 use crate::lock::{Claim, Grant, Ino, LockOwner, Range, Style};
@@ -99,7 +99,7 @@ impl LockFs {
     /// flock(2), `F_SETLK`, `F_SETLKW`. The outcome is handed to `answer`: at once, or where `request` names a call
     /// that waits, when it is granted or interrupted.
     pub fn setlk(
-        &self,
+        self: &Arc<Self>,
         who: Requester,
         (number, handle): (u64, u64),
         claim: Claim,
@@ -112,7 +112,14 @@ impl LockFs {
             Err(error) => return answer(Err(error)),
         };
         let lease = self.service.lease();
-        self.uses.note(ino, Use { style: claim.style, key: claim.key, handle, lease });
+        // From when it is granted: a close that comes before takes away what there is.
+        let fs = Arc::clone(self);
+        let note = move |outcome: Result<Reply, Denial>| {
+            if outcome.is_ok() {
+                fs.uses.note(ino, Use { style: claim.style, key: claim.key, handle, lease });
+            }
+            answer(outcome.map(|_: Reply| ()).map_err(Error::from));
+        };
         let command = |waiting| Command::Lock { caller: caller.clone(), ino, claim, waiting };
         let Some(request) = request else {
             let outcome = self.service.step(who, command(None));
@@ -121,18 +128,15 @@ impl LockFs {
                 let (mount, Claim { style, key, range, .. }) = (caller.mount, claim);
                 self.service.settle(Command::Unlock { mount, ino, style, key, range });
             }
-            return answer(outcome.map(|_: Reply| ()).map_err(Error::from));
+            return note(outcome);
         };
         // Who does not have to wait need not be looked at.
         match self.service.step(who, command(None)) {
             Err(Denial::Refused(Refusal::Taken)) => {}
-            outcome => return answer(outcome.map(|_: Reply| ()).map_err(Error::from)),
+            outcome => return note(outcome),
         }
         let waiting = Waiting { request, alone: self.service.is_alone(who, &caller) };
-        let answer = Box::new(|outcome: Result<Reply, Denial>| {
-            answer(outcome.map(|_: Reply| ()).map_err(Error::from))
-        });
-        self.service.wait(who, request, command(Some(waiting)), answer);
+        self.service.wait(who, request, command(Some(waiting)), Box::new(note));
     }
 
     /// `LOCK_UN`, `F_UNLCK`.

@@ -23,6 +23,8 @@ const SUBTYPE: &str = "lockfs";
 /// How to mount.
 #[derive(Clone, Debug, Default)]
 pub struct MountOptions {
+    /// What `/proc/mounts` shows as the source.
+    pub source: String,
     /// Whether other users than the one that mounts may enter; always so for root.
     pub allow_other: bool,
     /// Options of mount(8) that the kernel takes: `ro`, `noexec`, `noatime`.
@@ -57,7 +59,11 @@ impl fmt::Display for MountError {
     }
 }
 
-impl std::error::Error for MountError {}
+impl std::error::Error for MountError {
+    fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
+        Some(&self.source)
+    }
+}
 
 /// A mounted [`LockFs`], served by threads of its own.
 #[derive(Debug)]
@@ -184,7 +190,7 @@ fn as_root(mountpoint: &Path, options: &MountOptions) -> Result<OwnedFd, Failure
     });
     let flags = flags.fold(libc::MS_NOSUID | libc::MS_NODEV, |all, flag| all | flag);
     let string = |bytes: &[u8]| CString::new(bytes).map_err(|error| ("the path", error.into()));
-    let (source, target) = (string(SUBTYPE.as_bytes())?, string(mountpoint.as_os_str().as_bytes())?);
+    let (source, target) = (string(options.source.as_bytes())?, string(mountpoint.as_os_str().as_bytes())?);
     let (kind, data) = (string(format!("fuse.{SUBTYPE}").as_bytes())?, string(data.as_bytes())?);
     // SAFETY: every pointer is to a string that ends with NUL and lives until the call returns.
     let answer =
@@ -198,7 +204,9 @@ fn as_root(mountpoint: &Path, options: &MountOptions) -> Result<OwnedFd, Failure
 /// `fusermount3` mounts for who is not root, and sends the open device down a socket whose number is in its
 /// environment (fusermount3(1), libfuse's `mount.c`).
 fn by_helper(mountpoint: &Path, options: &MountOptions) -> Result<OwnedFd, Failure> {
-    let mut words = vec![format!("fsname={SUBTYPE}"), format!("subtype={SUBTYPE}")];
+    // fusermount3 takes a backslash as the sign before a comma of the name (`do_mount` in its source).
+    let source = options.source.replace('\\', "\\\\").replace(',', "\\,");
+    let mut words = vec![format!("fsname={source}"), format!("subtype={SUBTYPE}")];
     words.extend(["default_permissions", "nosuid", "nodev"].map(str::to_owned));
     words.extend(options.allow_other.then(|| "allow_other".to_owned()));
     words.extend(options.flags.iter().map(|flag| match flag {

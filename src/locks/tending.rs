@@ -1,6 +1,7 @@
 //! The thread that keeps holders alive, notes the dead ones, and removes what has expired.
 
 use std::collections::HashSet;
+use std::sync::atomic::Ordering;
 use std::sync::{Arc, Condvar, Mutex, PoisonError};
 use std::thread::JoinHandle;
 use std::time::Duration;
@@ -99,6 +100,9 @@ impl LockService {
         };
         self.renew_lease(IDLE_PERIOD)?;
         self.settle_owed();
+        if self.queue_again.swap(false, Ordering::AcqRel) {
+            self.wake_all();
+        }
         if let Some(limit) = longest_request() {
             self.end_waits_older_than(limit);
         }

@@ -1,8 +1,8 @@
 //! Calls that wait: parked answers, and the thread that asks again when the store says so.
 //!
-//! The invariant: a call is answered once, by whoever takes its answer out of the table: the thread that got an
-//! outcome, or the one that was told of an interrupt. What an interrupted call was granted meanwhile is given back
-//! before anything else is done. No thread waits for a lock; the queue is the store's, and a wake is a hint.
+//! The invariant: a call is answered once, by whoever takes it out of the table: the thread that got an outcome, or
+//! the one that was told of an interrupt while it waited. What an interrupted call was granted meanwhile is given back
+//! before it is answered. No thread waits for a lock; the queue is the store's, and a wake is a hint.
 //!
 //! An interrupt may be heard before its call is known here, for the kernel sends it as soon as the request was
 //! read. So the last of those that nobody knew are remembered.
@@ -21,7 +21,7 @@ use crate::store::{StoreError, Wakes};
 use crate::table::{Command, Reply};
 
 /// How long one question for wakes is held.
-const HOLD: Duration = Duration::from_secs(1);
+const HOLD: Duration = Duration::from_secs(30);
 
 /// How long to rest where the store can't say who is to wake.
 const PAUSE: Duration = Duration::from_millis(100);
@@ -48,8 +48,9 @@ struct Table {
 struct Call {
     who: Requester,
     command: Arc<Command>,
-    /// `None` once it was answered: interrupted while the store was asked.
-    answer: Option<Answer>,
+    answer: Answer,
+    /// Its caller was interrupted while the store was asked.
+    is_interrupted: bool,
     since: BootTime,
     stage: Stage,
 }
@@ -81,7 +82,7 @@ enum Stage {
 enum Next {
     Answer(Answer),
     AskAgain,
-    GiveBack,
+    GiveBack(Answer),
     Nothing,
 }
 
@@ -117,11 +118,8 @@ impl Table {
         let Stage::Asking { again, is_queued } = call.stage else {
             return Next::Nothing;
         };
-        if call.answer.is_none() {
-            self.calls.remove(&request);
-            return Next::GiveBack;
-        }
         match outcome {
+            _ if call.is_interrupted => self.take(request, Next::GiveBack),
             Ok(Reply::Waits) if again => {
                 call.stage = Stage::Asking { again: false, is_queued: true };
                 Next::AskAgain
@@ -135,11 +133,12 @@ impl Table {
                 call.stage = Stage::Parked;
                 Next::Nothing
             }
-            _ => match self.calls.remove(&request).and_then(|call| call.answer) {
-                Some(answer) => Next::Answer(answer),
-                None => Next::Nothing,
-            },
+            _ => self.take(request, Next::Answer),
         }
+    }
+
+    fn take(&mut self, request: u64, next: fn(Answer) -> Next) -> Next {
+        self.calls.remove(&request).map_or(Next::Nothing, |call| next(call.answer))
     }
 }
 
@@ -157,7 +156,7 @@ impl LockService {
             }
             let since = self.store.now().boot;
             let stage = Stage::Asking { again: false, is_queued: false };
-            table.calls.insert(request, Call { who, command, answer: Some(answer), since, stage });
+            table.calls.insert(request, Call { who, command, answer, is_interrupted: false, since, stage });
         }
         self.ask(request);
     }
@@ -174,7 +173,10 @@ impl LockService {
             let next = self.waiters.table().next(request, &outcome);
             match next {
                 Next::Answer(answer) => return answer(outcome),
-                Next::GiveBack => return self.give_back(&command, outcome),
+                Next::GiveBack(answer) => {
+                    self.give_back(&command, outcome);
+                    return answer(Err(Denial::Interrupted));
+                }
                 Next::AskAgain => {}
                 Next::Nothing => return,
             }
@@ -231,14 +233,16 @@ impl LockService {
         let Some(call) = table.calls.get_mut(&request) else {
             return table.note_early(request);
         };
-        let answer = call.answer.take();
-        let parked = (call.stage == Stage::Parked).then(|| table.calls.remove(&request)).flatten();
-        drop(table);
-        if let Some(answer) = answer {
-            answer(Err(Denial::Interrupted));
+        if call.stage != Stage::Parked {
+            // Whoever asks for it gives back what it gets, and answers.
+            call.is_interrupted = true;
+            return;
         }
-        if let Some(call) = parked {
-            self.give_back(&call.command, Ok(Reply::Waits));
+        let call = table.calls.remove(&request);
+        drop(table);
+        if let Some(Call { command, answer, .. }) = call {
+            answer(Err(Denial::Interrupted));
+            self.give_back(&command, Ok(Reply::Waits));
         }
     }
 
@@ -267,9 +271,7 @@ impl LockService {
             table.calls.extract_if(is_meant).map(|(_, call)| call).collect()
         };
         for Call { command, answer, .. } in ended {
-            if let Some(answer) = answer {
-                answer(Err(denial.clone()));
-            }
+            answer(Err(denial.clone()));
             self.give_back(&command, Ok(Reply::Waits));
         }
     }
@@ -292,6 +294,16 @@ impl LockService {
         self.ask(request);
     }
 
+    /// Lets all calls that wait ask again, those that came first before the others.
+    pub(super) fn wake_all(&self) {
+        let mut calls: Vec<(BootTime, u64)> = {
+            let table = self.waiters.table();
+            table.calls.iter().map(|(request, call)| (call.since, *request)).collect()
+        };
+        calls.sort_unstable();
+        calls.into_iter().for_each(|(_, request)| self.wake(request));
+    }
+
     /// Hears once whom the store wakes.
     fn heed_wakes(&self) -> Result<(), StoreError> {
         match self.store.await_wakes(HOLD)? {
@@ -299,15 +311,7 @@ impl LockService {
                 let ours = ids.into_iter().filter(|id| id.mount == self.mount.id);
                 ours.for_each(|id| self.wake(id.request));
             }
-            Wakes::All => {
-                let mut calls: Vec<(BootTime, u64)> = {
-                    let table = self.waiters.table();
-                    table.calls.iter().map(|(request, call)| (call.since, *request)).collect()
-                };
-                // Where the queue was lost with everything else they line up as they came.
-                calls.sort_unstable();
-                calls.into_iter().for_each(|(_, request)| self.wake(request));
-            }
+            Wakes::All => self.wake_all(),
         }
         Ok(())
     }

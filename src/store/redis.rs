@@ -382,8 +382,10 @@ impl LockStore for RedisStore {
 
     fn await_wakes(&self, limit: Duration) -> Result<Wakes, StoreError> {
         let (wakes, advisory) = self.waker.await_wakes(&self.requests, limit)?;
-        if !advisory.is_empty() {
-            self.copies(|copies| advisory.into_iter().for_each(|ino| copies.hear_advisory(ino)));
+        // Each is to be heard.
+        let news =
+            self.copies(|copies| advisory.into_iter().filter(|ino| copies.hear_advisory(*ino)).count());
+        if news > 0 {
             self.requests.call_keeper();
         }
         Ok(wakes)

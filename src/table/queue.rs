@@ -270,7 +270,7 @@ impl LockTable {
     ) -> bool {
         let mut search = Search::default();
         let mut seen = BTreeSet::new();
-        self.search_the_way(now, &mut search, subject, owner, claim, place);
+        self.search_the_way(now, &mut search, subject, owner, claim, place, session);
         while let Some(next) = search.ahead.pop() {
             if next == session {
                 return true;
@@ -281,14 +281,16 @@ impl LockTable {
                 let waiter = &self.queues.by_subject[subject][ticket];
                 if waiter.alone && self.mount_lives(id.mount, now) {
                     let owner = waiter.owner();
-                    self.search_the_way(now, &mut search, subject, owner, &waiter.claim, Some(*ticket));
+                    let claim = &waiter.claim;
+                    self.search_the_way(now, &mut search, subject, owner, claim, Some(*ticket), session);
                 }
             }
         }
         false
     }
 
-    /// Adds the sessions that must let go of something before `claim` can be granted.
+    /// Adds the sessions that must let go of something before `claim` can be granted to the session `alone`, or to
+    /// another that it may wait for.
     fn search_the_way<'a>(
         &'a self,
         now: Now,
@@ -297,6 +299,7 @@ impl LockTable {
         owner: LockOwner,
         claim: &Claim,
         place: Option<Token>,
+        alone: &SessionId,
     ) {
         let Search { ahead, lines } = search;
         let line = lines.entry(subject.clone()).or_insert_with(|| {
@@ -322,7 +325,8 @@ impl LockTable {
         }
         line.waiters.retain(|waiter| {
             let is_earlier = place.is_none_or(|place| waiter.ticket < place);
-            let conflicts = is_earlier && waiter.conflicts(owner, claim);
+            // A session that is alone waits once: what else waits for it was interrupted, and is about to go.
+            let conflicts = is_earlier && waiter.conflicts(owner, claim) && waiter.session != *alone;
             ahead.extend(conflicts.then_some(&waiter.session));
             !conflicts
         });

@@ -1,7 +1,11 @@
 //! Mount, umount, status, check, and the settings.
 
 use std::fs;
+use std::io::{Read, Write};
+use std::net::{TcpListener, TcpStream};
+use std::os::linux::net::SocketAddrExt;
 use std::os::unix::fs::chown;
+use std::os::unix::net::{SocketAddr, UnixDatagram};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::Instant;
@@ -230,4 +234,84 @@ fn check_sets_a_damaged_store_aside() {
     assert!(fs::read_dir(aside).unwrap().next().is_some(), "{aside}");
     world.mount(&[]).succeeds_silently();
     assert!(!world.path("x").exists());
+}
+
+// metrics over HTTP
+
+/// What a mount that was started with `flags` says of where its metrics are: `127.0.0.1:PORT`.
+fn metrics_of(world: &World) -> String {
+    let status = fs::read_to_string(world.path(".lockfs/status")).unwrap();
+    let line = status.lines().find_map(|line| line.strip_prefix("metrics: http://")).unwrap().to_owned();
+    line.strip_suffix("/metrics").unwrap().to_owned()
+}
+
+#[test]
+fn metrics_are_served_where_the_mount_says() {
+    let world = World::new();
+    world.mount(&["--metrics-listen", "0"]).succeeds_silently();
+    let address = metrics_of(&world);
+    assert!(address.starts_with("127.0.0.1:"), "{address}");
+    fs::write(world.path("x"), "").unwrap();
+    let mut stream = TcpStream::connect(&address).unwrap();
+    stream.write_all(b"GET /metrics HTTP/1.1\r\nHost: here\r\n\r\n").unwrap();
+    let mut said = String::new();
+    stream.read_to_string(&mut said).unwrap();
+    let (head, body) = said.split_once("\r\n\r\n").unwrap();
+    assert!(head.starts_with("HTTP/1.1 200 OK"), "{head}");
+    let lines =
+        |text: &str| text.lines().filter(|line| line.starts_with("# HELP")).collect::<Vec<_>>().join("\n");
+    assert_eq!(lines(body), lines(&fs::read_to_string(world.path(".lockfs/metrics")).unwrap()));
+    assert!(body.contains("\nlockfs_up 1\n") && body.contains("\nlockfs_locks 1\n"), "{body}");
+    // The log names the port too, and the port is free when the mount is gone.
+    let log = fs::read_to_string(world.data().join("default.log")).unwrap();
+    assert!(log.contains(&format!("serving metrics at=http://{address}/metrics")), "{log}");
+    world.umount(&[]).succeeds_silently();
+    assert!(TcpStream::connect(&address).is_err());
+}
+
+#[test]
+fn metrics_go_to_another_address_only_if_it_is_said_in_full() {
+    let world = World::mounted();
+    assert!(!fs::read_to_string(world.path(".lockfs/status")).unwrap().contains("metrics:"));
+    world.umount(&[]).succeeds_silently();
+    for bad in [":9464", "*:9464", "db.example:9464"] {
+        world.mount(&["--metrics-listen", bad]).fails(64, &[bad, "127.0.0.1"]);
+    }
+    let taken = TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = taken.local_addr().unwrap().to_string();
+    world.mount(&["-o", &format!("metrics-listen={address}")]).fails(1, &[&address, "in use"]);
+    world.mount(&["--metrics-listen", "0.0.0.0:0"]).succeeds_silently();
+    assert!(metrics_of(&world).starts_with("0.0.0.0:"));
+}
+
+// what a service manager hears
+
+#[test]
+fn a_service_manager_hears_of_readiness_state_and_end() {
+    let world = World::new();
+    let name = format!("lockfs-notify-{}", std::process::id());
+    let address = SocketAddr::from_abstract_name(&name).unwrap();
+    let manager = UnixDatagram::bind_addr(&address).unwrap();
+    manager.set_read_timeout(Some(LIMIT)).unwrap();
+    let hear = || {
+        let mut buffer = [0; 4_096];
+        let length = manager.recv(&mut buffer).unwrap();
+        String::from_utf8(buffer[..length].to_vec()).unwrap()
+    };
+    let point = world.point();
+    let mut command = world.command(&["mount", "--foreground", point.to_str().unwrap()]);
+    command.env("NOTIFY_SOCKET", format!("@{name}")).env("WATCHDOG_USEC", "60000000").stderr(Stdio::null());
+    let mut daemon = command.spawn().unwrap();
+    assert_eq!(hear(), "STATUS=opening the leveldb store\n");
+    assert_eq!(hear(), format!("READY=1\nSTATUS=mounted at {}\n", point.display()));
+    assert!(world.path(".lockfs/status").exists(), "it said so before the mount answered");
+    assert_eq!(hear(), "WATCHDOG=1\nSTATUS=leveldb: ok, 0 locks, 0 waiting\n");
+    kill("TERM", &daemon.id().to_string());
+    assert_eq!(hear(), "STOPPING=1\nSTATUS=unmounting\n");
+    assert!(daemon.wait().unwrap().success());
+    // One in the background is not the process that a manager started.
+    while manager.set_nonblocking(true).is_ok() && manager.recv(&mut [0; 64]).is_ok() {}
+    let mut command = world.command(&["mount", point.to_str().unwrap()]);
+    Said::from(command.env("NOTIFY_SOCKET", format!("@{name}")).output().unwrap()).succeeds_silently();
+    assert!(manager.recv(&mut [0; 64]).is_err());
 }

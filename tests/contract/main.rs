@@ -273,6 +273,8 @@ macro_rules! contract {
                     a_wait_for_a_name_closes_a_cycle_with_locks
                     who_waits_before_one_is_waited_for
                     a_mount_that_is_gone_closes_no_cycle
+                    a_mute_mount_closes_no_cycle
+                    what_a_lapsed_mount_has_is_in_nobodys_way
                     calls_of_one_owner_do_not_wait_for_each_other
             }
 

@@ -112,7 +112,7 @@ impl Shadow {
         self.check_numbers()?;
         self.check_answers(bench)?;
         let epoch = bench.table.last_token().epoch() + 1;
-        let kept = self.clone().as_used(bench);
+        let kept = self.clone().with_uses(bench);
         let restored =
             LockTable::restore(epoch, kept.records.values().cloned(), kept.sessions.values().cloned());
         let restored = Bench { table: restored?, now: bench.now };
@@ -146,7 +146,7 @@ impl Shadow {
     }
 
     /// The same, and what is advisory and alive was used until now: who uses it is not kept.
-    fn as_used(mut self, bench: &Bench) -> Self {
+    fn with_uses(mut self, bench: &Bench) -> Self {
         for record in self.records.values_mut().filter(|record| record.is_advisory()) {
             if bench.table.stat(bench.now, record.ino).is_some() {
                 record.seen = bench.now.boot;

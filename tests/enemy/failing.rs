@@ -114,6 +114,7 @@ fn buggy_mount(root: &Path) -> Mount {
         host: "here".to_owned(),
         ttl: Ttl::DEFAULT,
         since,
+        metrics: None,
     };
     Mount::start(Arc::new(LockFs::new(service, about)), root, &MountOptions::default()).unwrap()
 }

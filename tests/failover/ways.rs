@@ -4,10 +4,11 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::thread;
 use std::time::Duration;
 
-use lockfs::lock::{Ino, Token};
+use lockfs::clock::BootId;
+use lockfs::lock::{Claim, Ino, Mode, Mount, MountId, Name, Range, Style, Token, Ttl, WaitId};
 use lockfs::store::redis::{Endpoint, Tls};
 use lockfs::store::{LockStore, StoreError};
-use lockfs::table::{Command, Refusal, Reply};
+use lockfs::table::{Command, Refusal, Reply, Spot, Waiting};
 
 use crate::history::{End, History};
 use crate::servers::cluster::RedisCluster;
@@ -31,6 +32,7 @@ fn live_a_day(host: &Host) -> Result<(), StoreError> {
     assert!(matches!(host.rename("lock", "moved")?, Ok(Reply::Entry(_))));
     assert_eq!(host.execute(&Command::Renew { sessions: vec![id.clone()] })?, Ok(Reply::Count(1)));
     assert!(host.execute(&Command::Sweep { limit: 10 })?.is_ok());
+    wait_a_while(host)?;
     let begin = Command::BeginSession { caller: caller("heir") };
     assert!(host.execute(&begin)?.is_ok());
     let merge = Command::MergeSession { caller: caller("heir"), from: id, to: session_id("heir") };
@@ -40,6 +42,35 @@ fn live_a_day(host: &Host) -> Result<(), StoreError> {
     let end = Command::EndSession { caller: None, id: session_id("heir") };
     assert_eq!(host.execute(&end)?, Ok(Reply::Done));
     assert!(host.events().len() > 4);
+    Ok(())
+}
+
+/// Locks, waits and is woken, as flock(2) and `.wait` do.
+fn wait_a_while(host: &Host) -> Result<(), StoreError> {
+    let ttl = Ttl::For(Duration::from_secs(60));
+    let id = MountId::from_u64(1);
+    let mount = Mount { id, host: host.name.clone(), pid: 1, start: 1, boot: BootId::new("boot"), ttl };
+    assert_eq!(host.execute(&Command::Attend { mount })?, Ok(Reply::Count(0)));
+    host.get("file");
+    let ino = host.store_ino("file");
+    let (style, range) = (Style::Flock, Range::WHOLE);
+    let lock = |key: u64| Command::Lock {
+        caller: caller(&format!("waits-{key}")),
+        ino,
+        claim: Claim { style, mode: Mode::Exclusive, range, key, pid: 7 },
+        waiting: Some(Waiting { request: key, alone: true }),
+    };
+    assert_eq!(host.execute(&lock(1))?, Ok(Reply::Done));
+    assert_eq!(host.execute(&lock(2))?, Ok(Reply::Waits));
+    let spot = Spot { parent: Ino::ROOT, name: Name::parse(b"moved").expect("a name") };
+    let waiting = Waiting { request: 3, alone: true };
+    let wait = Command::Await { caller: caller("waits-3"), spot, mode: 0o644, waiting };
+    assert_eq!(host.execute(&wait)?, Ok(Reply::Waits));
+    assert_eq!(host.execute(&Command::Unlock { mount: id, ino, style, key: 1, range })?, Ok(Reply::Done));
+    assert_eq!(host.execute(&lock(2))?, Ok(Reply::Done));
+    let withdraw = Command::Withdraw { id: WaitId { mount: id, request: 3 } };
+    assert_eq!(host.execute(&withdraw)?, Ok(Reply::Done));
+    assert_eq!(host.execute(&Command::Leave { mounts: vec![id] })?, Ok(Reply::Done));
     Ok(())
 }
 

@@ -183,12 +183,17 @@ impl Copies {
         }
     }
 
-    /// A file is advisory from now on, by another host's step.
-    pub(super) fn hear_advisory(&mut self, ino: Ino) {
-        self.suspects.insert(ino);
-        if self.opens.has(ino) {
+    /// A file is advisory from now on, perhaps by another host's step; whether that is news.
+    pub(super) fn hear_advisory(&mut self, ino: Ino) -> bool {
+        let is_held = self.objects.get(&ino).is_some_and(|copy| !copy.is_nobodys());
+        let is_untold = self.opens.has_untold(ino);
+        if is_held {
+            self.suspects.insert(ino);
+        }
+        if is_untold {
             self.untold.push(ino);
         }
+        is_held || is_untold
     }
 
     /// What the server is to be told that mounts have open, and the number of each. Each is to be closed once more

@@ -47,6 +47,11 @@ impl Opens {
         self.by_object.contains_key(&ino)
     }
 
+    /// Whether any mount has it open of which the server does not know.
+    pub(super) fn has_untold(&self, ino: Ino) -> bool {
+        self.by_object.get(&ino).is_some_and(|mounts| mounts.values().any(|open| !open.is_told))
+    }
+
     /// One more is open, of which the server needs not know.
     pub(super) fn open_untold(&mut self, ino: Ino, mount: MountId) {
         self.open(ino, mount);
@@ -179,8 +184,8 @@ mod tests {
         let number = opens.begin_acquire();
         opens.begin_open(INO, MOUNT);
         opens.close(INO, MOUNT);
-        assert_eq!(opens.end_acquire(Some((INO, MOUNT, number))), true);
+        assert!(opens.end_acquire(Some((INO, MOUNT, number))));
         let number = opens.begin_acquire();
-        assert_eq!(opens.end_acquire(Some((INO, MOUNT, number))), false);
+        assert!(!opens.end_acquire(Some((INO, MOUNT, number))));
     }
 }

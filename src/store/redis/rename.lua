@@ -30,6 +30,8 @@ local function rename(c, from, name, to, new_name, mode, heir)
   if heir ~= '' then
     _, refusal = own_session(c, heir)
     if refusal then return refused(refusal) end
+    -- What is advisory is nobody's.
+    if is_advisory(source) then return refused(WHY.INVALID) end
   end
   if goal and mode == 'no-replace' then return refused(WHY.EXISTS) end
   local how

@@ -198,7 +198,8 @@ impl Waker {
             return Ok(told);
         }
         self.held.store(line.id, Ordering::Release);
-        let told = match self.pending().is_news() {
+        let is_news = self.pending().is_news();
+        let told = match is_news {
             true => Ok(Vec::new()),
             false => self.ask(requests, line, &mounts, Some(hold)),
         };

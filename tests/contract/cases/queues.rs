@@ -613,6 +613,37 @@ pub(crate) fn a_mount_that_is_gone_closes_no_cycle(tree: &mut dyn Tenant) {
     assert_eq!(tree.await_name(&a, "x", waiting_alone(1)), Ok(None));
 }
 
+/// Whoever is passed over is in nobody's way, so nobody waits for it.
+pub(crate) fn a_mute_mount_closes_no_cycle(tree: &mut dyn Tenant) {
+    let [a, b, c, _] = furnished(tree);
+    for path in ["f", "h"] {
+        assert_eq!(tree.lock(&a, path, flock(Exclusive, 1), None), GRANTED);
+    }
+    assert_eq!(tree.lock(&c, "g", flock(Exclusive, 1), None), GRANTED);
+    for (path, request) in [("f", 1), ("g", 2), ("h", 3)] {
+        assert_eq!(tree.lock(&b, path, flock(Exclusive, 1), waiting_alone(request)), WAITS);
+    }
+    assert_eq!(tree.lock(&c, "f", flock(Exclusive, 1), waiting_alone(1)), Err(Refusal::Deadlock));
+    tree.unlock(&a, "h", flock(Exclusive, 1));
+    tree.wait_secs(RESERVED);
+    tree.sweep(100);
+    assert_eq!(tree.lock(&c, "f", flock(Exclusive, 1), waiting_alone(1)), WAITS);
+}
+
+pub(crate) fn what_a_lapsed_mount_has_is_in_nobodys_way(tree: &mut dyn Tenant) {
+    let [a, b, c, _] = furnished(tree);
+    tree.leave(1);
+    tree.attend(1, secs(6));
+    for who in [&a, &b] {
+        assert_eq!(tree.lock(who, "f", flock(Shared, 1), None), GRANTED);
+    }
+    assert_eq!(tree.lock(&c, "f", flock(Exclusive, 1), waiting(1)), WAITS);
+    tree.wait_secs(6);
+    tree.unlock(&a, "f", flock(Shared, 1));
+    tree.woken([(&c, 1)]);
+    assert_eq!(tree.lock(&c, "f", flock(Exclusive, 1), waiting(1)), GRANTED);
+}
+
 /// Two calls of one owner are not in each other's way.
 pub(crate) fn calls_of_one_owner_do_not_wait_for_each_other(tree: &mut dyn Tenant) {
     let [a, b, _, d] = furnished(tree);

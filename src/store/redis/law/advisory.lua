@@ -55,6 +55,12 @@ function mounts.lives(id)
   return at == nil or at > NOW
 end
 
+-- Until when a mount that lets go of something had it: till now, or till its lease ran out.
+function mounts.used_by(id)
+  local at = mounts.ends_at(id)
+  return at and math.min(at, NOW) or NOW
+end
+
 -- All that have a lease, in their order; what is damaged is left out.
 function mounts.all()
   local ids = call('HKEYS', P .. 'mounts')
@@ -227,7 +233,7 @@ local function tidy_share(o, mount)
   local share = shares.of(o).by[mount]
   if share and share.opens == 0 and not share.grants[1] then
     drop_share(o, mount)
-    shares.end_use(o.ino, NOW)
+    shares.end_use(o.ino, mounts.used_by(mount))
   end
 end
 
@@ -242,12 +248,12 @@ function shares.close(ino, mount, number)
   end
 end
 
--- Some mount let go of an object at `at`: what had no name goes with the last, and of an advisory file the ttl begins
--- to run.
+-- Some mount let go of an object at `at`: what had no name goes with the last living one, and of an advisory file the
+-- ttl begins to run.
 function shares.end_use(ino, at)
   local o = object(ino)
-  if not o or users(o)[1] then return end
-  if o.used then
+  if not o or shares.is_used(o) then return end
+  if o.used and not users(o)[1] then
     shares.leave_by(o, '')
     change(o).used = false
   end
@@ -313,10 +319,25 @@ local function without(first, last, other_first, other_last)
   return left
 end
 
--- Whether locks on some ranges are, together, a lock on all of one.
-local function covers(own, first, last)
-  local left = {{first, last}}
-  for _, g in ipairs(own) do
+-- Whether nothing is between two ranges.
+local function touches(a_first, a_last, b_first, b_last)
+  return not less(step_by(b_last, 1), a_first) and not less(step_by(a_last, 1), b_first)
+end
+
+-- What an owner has of an object by one of the two calls.
+local function own_grants(o, mount, claim)
+  local own, share = {}, shares.of(o).by[mount]
+  for _, g in ipairs(share and share.grants or {}) do
+    if g.key == claim.key and g.style == claim.style then own[#own + 1] = g end
+  end
+  return own
+end
+
+-- Whether an owner has all of what it claims already, and wants it otherwise: then it has had its turn, and nobody who
+-- waits is to be let through before it.
+function shares.converts(o, mount, claim)
+  local left = {{claim.first, claim.last}}
+  for _, g in ipairs(own_grants(o, mount, claim)) do
     local parts = {}
     for _, part in ipairs(left) do
       for _, rest in ipairs(without(part[1], part[2], g.first, g.last)) do parts[#parts + 1] = rest end
@@ -433,12 +454,7 @@ end
 
 local function decide_lock(c, o, claim, waiting, mark)
   make_advisory(o, c.mount)
-  local own = {}
-  local mine = shares.of(o).by[c.mount]
-  for _, g in ipairs(mine and mine.grants or {}) do
-    if g.key == claim.key and g.style == claim.style then own[#own + 1] = g end
-  end
-  for _, g in ipairs(own) do
+  for _, g in ipairs(own_grants(o, c.mount, claim)) do
     if g.mode == claim.mode and not less(claim.first, g.first) and not less(g.last, claim.last) then
       -- It is what this request asked, too: one before it, of which nobody heard, must not be undone any more.
       g.mark = mark
@@ -446,8 +462,7 @@ local function decide_lock(c, o, claim, waiting, mark)
       return done()
     end
   end
-  -- Whoever has it already, and wants it otherwise, has had its turn.
-  local converts = covers(own, claim.first, claim.last)
+  local converts = shares.converts(o, c.mount, claim)
   -- The old lock goes first, and is lost where the new one can't be had (`flock_lock_inode` of fs/locks.c).
   if converts and claim.style == FLOCK then take_away(o, c.mount, claim, 0, mark) end
   local subject = 'o' .. o.ino
@@ -462,10 +477,22 @@ local function decide_lock(c, o, claim, waiting, mark)
   end
   take_away(o, c.mount, claim, 0, mark)
   local share = shares.change(o, c.mount)
-  share.grants[#share.grants + 1] = {
-    style = claim.style, mode = claim.mode, first = claim.first, last = claim.last, mount = c.mount, key = claim.key,
+  -- What touches it and is like it becomes one with it (`posix_lock_inode` of fs/locks.c).
+  local first, last, kept = claim.first, claim.last, {}
+  for _, g in ipairs(share.grants) do
+    if g.key == claim.key and g.style == claim.style and g.mode == claim.mode
+      and touches(g.first, g.last, claim.first, claim.last) then
+      if less(g.first, first) then first = g.first end
+      if less(last, g.last) then last = g.last end
+    else
+      kept[#kept + 1] = g
+    end
+  end
+  kept[#kept + 1] = {
+    style = claim.style, mode = claim.mode, first = first, last = last, mount = c.mount, key = claim.key,
     pid = claim.pid, mark = mark, since = WALL, session = c.id, rest = c.rest,
   }
+  share.grants = kept
   return done()
 end
 
@@ -487,6 +514,9 @@ function shares.lock(c, ino, claim, waiting, mark, opens)
   local decided = refusal and refused(refusal) or decide_lock(c, o, claim, waiting, mark)
   -- Whatever the answer is, if it is not to wait the call waits no longer.
   if waiting and decided ~= queues.WAITS then queues.dequeue(c.mount .. waiting.request) end
+  -- A flock that was to be converted is lost, and may have been all that the mount had.
+  o = object(ino)
+  if o then tidy_share(o, c.mount) end
   return decided
 end
 
@@ -499,12 +529,7 @@ end
 
 -- All that a mount has goes, and its lease; at the end of that where it has run out.
 function mounts.leave(id)
-  local at = mounts.ends_at(id)
-  at = at and math.min(at, NOW) or NOW
-  if mounts.of(id) then
-    mounts.known[id] = false
-    dirty.mounts[id] = true
-  end
+  local at = mounts.used_by(id)
   for _, request in ipairs(queues.of_mount(id)) do queues.dequeue(id .. request) end
   for _, member in ipairs(call('ZRANGEBYLEX', P .. 'm:' .. id, '[f', '(g')) do
     local ino = string.sub(member, 2)
@@ -517,6 +542,10 @@ function mounts.leave(id)
         shares.end_use(ino, at)
       end
     end)
+  end
+  if mounts.of(id) then
+    mounts.known[id] = false
+    dirty.mounts[id] = true
   end
   later('DEL', P .. 'm:' .. id, P .. 'u:' .. id)
   removed[#removed + 1] = 'l' .. id

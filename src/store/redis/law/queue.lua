@@ -168,20 +168,23 @@ local function begin_search()
   return {ahead = {}, lines = {}}
 end
 
--- Adds the sessions that must let go of something before `claim` can be granted.
-local function add_those_in_the_way(search, subject, mount, claim, place)
+-- Adds the sessions that must let go of something before `claim` can be granted to the session `alone`, or to another
+-- that it may wait for.
+local function add_those_in_the_way(search, subject, mount, claim, place, alone)
   local line = search.lines[subject]
   if not line then
     line = {grants = {}, waiters = {}}
     search.lines[subject] = line
     if string.sub(subject, 1, 1) == 'o' then
-      local o = object(string.sub(subject, 2))
-      line.grants = o and shares.grants(o) or {}
+      line.o = object(string.sub(subject, 2))
+      line.grants = line.o and shares.grants(line.o) or {}
     else
       local o = lookup(subject)
       if o and o.session ~= '' then search.ahead[#search.ahead + 1] = o.session end
     end
-    for i, head in ipairs(queues.of(subject)) do line.waiters[i] = parse_head(head) end
+    for _, head in ipairs(queues.of(subject)) do
+      if is_heeded(queues.mount_of(head)) then line.waiters[#line.waiters + 1] = parse_head(head) end
+    end
   end
   local left = {}
   for _, g in ipairs(line.grants) do
@@ -192,13 +195,15 @@ local function add_those_in_the_way(search, subject, mount, claim, place)
     end
   end
   line.grants = left
+  if not line.waiters[1] or (line.o and shares.converts(line.o, mount, claim)) then return end
   local kept = {}
   local is_before = true
   for _, w in ipairs(line.waiters) do
     is_before = is_before and (not place or less(w.ticket, place))
-    if is_before and shares.conflicts(w, mount, claim) and is_heeded(w.mount) then
+    if is_before and shares.conflicts(w, mount, claim) then
       local waiter = queues.waiter(w.mount .. w.request)
-      if waiter then search.ahead[#search.ahead + 1] = waiter.session end
+      -- A session that is alone waits once: what else waits for it was interrupted, and is about to go.
+      if waiter and waiter.session ~= alone then search.ahead[#search.ahead + 1] = waiter.session end
     else
       kept[#kept + 1] = w
     end
@@ -209,7 +214,7 @@ end
 -- Whether whoever is in the way waits, by and by, for `id`: each of them with nobody else who could let go of anything.
 local function closes_a_cycle(id, subject, mount, claim, place)
   local search, seen = begin_search(), {}
-  add_those_in_the_way(search, subject, mount, claim, place)
+  add_those_in_the_way(search, subject, mount, claim, place, id)
   while #search.ahead > 0 do
     local next_one = table.remove(search.ahead)
     if next_one == id then return true end
@@ -219,7 +224,7 @@ local function closes_a_cycle(id, subject, mount, claim, place)
         local w = queues.waiter(wait)
         if w and w.alone == 1 and mounts.lives(queues.mount_of(w.head)) then
           local head = parse_head(w.head)
-          add_those_in_the_way(search, w.subject, head.mount, head, head.ticket)
+          add_those_in_the_way(search, w.subject, head.mount, head, head.ticket, id)
         end
       end
     end
@@ -260,6 +265,9 @@ function queues.dequeue(id)
   if not w then return end
   unreserve(w)
   queues.stir(w.subject)
+  -- As long as somebody waits: that nobody has anything of it is no loss then.
+  local o = string.sub(w.subject, 1, 1) == 'o' and object(string.sub(w.subject, 2))
+  if o then shares.of(o) end
   local line = queues.of(w.subject)
   for i, head in ipairs(line) do
     if head == w.head then
@@ -274,7 +282,9 @@ function queues.dequeue(id)
   later('ZREM', P .. 'w:' .. w.subject, w.head)
   later('SREM', P .. 'k:' .. w.session, id)
   later('ZREM', P .. 'm:' .. string.sub(id, 1, 8), 'w' .. string.sub(id, 9))
-  if string.sub(w.subject, 1, 1) == 'o' then shares.end_use(string.sub(w.subject, 2), NOW) end
+  if string.sub(w.subject, 1, 1) == 'o' then
+    shares.end_use(string.sub(w.subject, 2), mounts.used_by(queues.mount_of(w.head)))
+  end
 end
 
 -- Makes a file at a name and holds it, as soon as nothing stands there and nobody came earlier.
@@ -311,16 +321,19 @@ local function who_could_go(subject)
   end
   -- Those that share are in nobody's way who shares: a crowd of readers is looked at once.
   local ahead, ahead_excluding = {}, {}
-  local closed, skipped, count = {}, {}, 0
+  local owners = {}
+  for _, g in ipairs(grants) do owners[g.mount .. g.key] = true end
+  local closed, skipped = {}, {}
   local function put_ahead(w)
     ahead[#ahead + 1] = w
     if w.mode == EXCLUSIVE then ahead_excluding[#ahead_excluding + 1] = w end
   end
   for _, head in ipairs(queues.of(subject)) do
     local mount, style = queues.mount_of(head), style_of(head)
+    local owner = mount .. string.sub(head, 43, 50)
     local closer = closed[style]
-    if closer and closer ~= mount .. string.sub(head, 43, 50) then
-      -- Behind one that wants all, and alone, only its own owner could.
+    if closer and closer ~= owner and not owners[owner] then
+      -- Behind one that wants all, and alone, only its own owner could, or who has some of it already.
       table.insert(skipped[style], head)
     elseif is_heeded(mount) then
       local w = parse_head(head)
@@ -333,17 +346,16 @@ local function who_could_go(subject)
       for _, g in ipairs(is_shared and excluding or grants) do
         is_taken = is_taken or shares.conflicts(g, mount, w)
       end
+      local is_behind = false
       for _, other in ipairs(is_shared and ahead_excluding or ahead) do
-        is_taken = is_taken or shares.conflicts(other, mount, w)
+        is_behind = is_behind or shares.conflicts(other, mount, w)
       end
-      if not is_taken then could[#could + 1] = id_of(head) end
+      local has_turn = is_behind and owners[owner] and shares.converts(o, mount, w)
+      if not is_taken and (not is_behind or has_turn) then could[#could + 1] = id_of(head) end
+      -- A name is one's alone.
+      if is_spot then break end
       put_ahead(w)
-      if shares.is_whole(w) and not closer then
-        closed[style] = mount .. w.key
-        count = count + 1
-      end
-      -- Behind two like these, one of each kind, nobody could; a name is one's alone.
-      if count == 2 or is_spot then break end
+      if shares.is_whole(w) and not closer then closed[style] = owner end
     end
   end
   return could
