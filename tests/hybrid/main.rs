@@ -12,6 +12,7 @@ mod servers;
 
 mod advisory;
 mod faults;
+mod history;
 mod home;
 mod outage;
 mod world;
