@@ -500,11 +500,21 @@ mod tests {
             said(&[], "", &[("FILE_LOCK_CACHE_BACKEND", "leveldb"), ("DEBUG_FILE_LOCK_CACHE", "true")], "");
         assert_eq!((settings(&sources).backend, settings(&sources).debug), (Backend::LevelDb, true));
         let sources = said(&[], "", &[], "FILE_LOCK_CACHE_BACKEND=hybrid");
-        assert_eq!(
-            refusal(&sources),
-            "FILE_LOCK_CACHE_BACKEND in /conf, line 1, is 'hybrid': \
-             this version of lockfs has no hybrid backend: use leveldb or redis"
-        );
+        let settings = settings(&sources);
+        assert_eq!((settings.backend, settings.on_outage), (Backend::Hybrid, Policy::Auto));
+        assert!(settings.redis.is_some());
+    }
+
+    #[test]
+    fn what_to_do_on_an_outage_is_for_the_hybrid_backend() {
+        let sources = said(&[("backend", "hybrid"), ("on-outage", "local")], "", &[], "");
+        assert_eq!(settings(&sources).on_outage, Policy::Local);
+        let refused = refusal(&said(&[("on-outage", "local")], "", &[], ""));
+        assert_eq!(refused, "--on-outage is for the hybrid backend: say --backend hybrid");
+        let refused = refusal(&said(&[("backend", "redis")], "on-outage=local", &[], ""));
+        assert_eq!(refused, "mount option on-outage is for the hybrid backend: say --backend hybrid");
+        let refused = refusal(&said(&[("backend", "hybrid"), ("on-outage", "maybe")], "", &[], ""));
+        assert_eq!(refused, "--on-outage is 'maybe': say auto, local or refuse");
     }
 
     #[test]

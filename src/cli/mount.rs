@@ -45,6 +45,11 @@ Redis URLs, over TLS where the scheme begins with rediss:
   redis+cluster://[USER@]HOST[:PORT],HOST[:PORT],...
 Hosts may be separated by + too, which a mount option needs: it has no commas.
 
+With the backend hybrid Redis decides while it answers. When it is gone this host
+grants by itself, as --on-outage says: refuse, nothing; local, what is free here;
+auto, the same if no other host held anything when Redis was last heard. Such a
+lock excludes others on this host alone, until Redis is back and grants it.
+
 The password is kept elsewhere: the command line and mount options are public.
 It is looked for in the environment and in the file, as REDIS_PASSWORD, as
 REDIS_PASSWORD_FILE, or within REDIS_URL; then in the systemd credential
@@ -58,9 +63,7 @@ pub(super) struct Mount {
     /// The directory to mount on; it must exist
     #[arg(value_name = "MOUNTPOINT")]
     mountpoint: PathBuf,
-    /// What keeps the locks: leveldb for one machine, redis for many
-    ///
-    /// hybrid is redis, and leveldb when that is gone.
+    /// What keeps the locks: leveldb here, redis for many, or both
     #[arg(long, value_name = "leveldb|redis|hybrid")]
     backend: Option<OsString>,
     /// Where Redis is, without a password
@@ -96,10 +99,7 @@ pub(super) struct Mount {
     /// What a lock survives: the death of the process, or a power cut
     #[arg(long, value_name = "process|power")]
     durability: Option<OsString>,
-    /// What this host grants by itself while Redis is gone (hybrid)
-    ///
-    /// auto: what is free here, if no other host held anything when Redis was last heard. local: what is free here.
-    /// refuse: nothing. What this host grants by itself excludes others on this host alone, until Redis is back.
+    /// What this host grants by itself while Redis is gone
     #[arg(long, value_name = "auto|local|refuse")]
     on_outage: Option<OsString>,
     /// Where to log

@@ -148,8 +148,8 @@ fn what_makes_no_sense_is_a_usage_error() {
     world.lockfs(&["mount", "-o", "tll=5m", "locks"]).fails(64, &["unknown mount option 'tll=5m'"]);
     world.lockfs(&["mount", "--namespace", "../x", "locks"]).fails(64, &["a namespace is"]);
     let mut command = world.command(&["mount", "locks"]);
-    let said = Said::from(command.env("FILE_LOCK_CACHE_BACKEND", "hybrid").output().unwrap());
-    said.fails(64, &["this version of lockfs has no hybrid backend"]);
+    let said = Said::from(command.env("FILE_LOCK_CACHE_BACKEND", "both").output().unwrap());
+    said.fails(64, &["a backend is leveldb, redis or hybrid"]);
     let mut command = world.command(&["check"]);
     let said = Said::from(command.env("LOCKFS_BACKEND", "redis").output().unwrap());
     said.fails(64, &["the backend is redis"]);
