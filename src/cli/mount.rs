@@ -45,10 +45,10 @@ Redis URLs, over TLS where the scheme begins with rediss:
   redis+cluster://[USER@]HOST[:PORT],HOST[:PORT],...
 Hosts may be separated by + too, which a mount option needs: it has no commas.
 
-With the backend hybrid Redis decides while it answers. When it is gone this host
-grants by itself, as --on-outage says: refuse, nothing; local, what is free here;
-auto, the same if no other host held anything when Redis was last heard. Such a
-lock excludes others on this host alone, until Redis is back and grants it.
+With the backend hybrid Redis decides while it answers. When it is gone this
+host grants by itself, as --on-outage says: refuse, nothing; local, what is free
+here; auto, the same if no other host held anything when Redis was last heard.
+Such a lock excludes others on this host alone, until Redis is back.
 
 The password is kept elsewhere: the command line and mount options are public.
 It is looked for in the environment and in the file, as REDIS_PASSWORD, as
