@@ -125,6 +125,9 @@ struct Standing {
     is_ready: bool,
     /// Whether the mirror has all that Redis has.
     is_synced: bool,
+    /// When the mirror was last told what others did, and whether it was said that it can't be.
+    told: BootTime,
+    is_in_trouble: bool,
     is_closed: bool,
     tally: Tally,
 }
@@ -197,6 +200,8 @@ impl HybridStore {
             others: Others::Unknown,
             is_ready: true,
             is_synced: false,
+            told: BootTime::default(),
+            is_in_trouble: false,
             is_closed: false,
             tally: Tally { outages: pulse.gone.is_some().into(), ..Tally::default() },
         };

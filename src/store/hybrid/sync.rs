@@ -2,11 +2,15 @@
 
 use std::collections::HashSet;
 use std::sync::PoisonError;
+use std::time::Duration;
 
 use super::Pair;
 use crate::lock::{Ino, SessionId};
 use crate::store::StoreError;
 use crate::table::Told;
+
+/// How often the mirror is told what others did: each time costs the server a look.
+const PERIOD: Duration = Duration::from_millis(200);
 
 /// How often what does not fit is asked for again.
 const ROUNDS: usize = 4;
@@ -27,14 +31,32 @@ impl Pair {
     /// Follows Redis while that decides.
     pub(super) fn follow(&self) {
         self.tell_own();
-        let is_synced = self.standing(|standing| standing.is_synced);
+        let now = self.system.now().boot;
+        let (is_synced, is_due) = self.standing(|standing| {
+            let is_due = now.since(standing.told) >= PERIOD;
+            if is_due {
+                standing.told = now;
+            }
+            (standing.is_synced, is_due)
+        });
+        if !is_due {
+            return;
+        }
         let outcome = match is_synced && !self.redis.has_missed() {
             true => self.tell_foreign(self.redis.drain_foreign()),
             false => self.tell_all(),
         };
-        if let Err(error) = outcome {
-            log::debug!("the mirror can't follow for a moment: {error}");
-            self.standing(|standing| standing.is_synced = false);
+        let is_said = self.standing(|standing| {
+            let is_failure = matches!(outcome, Err(StoreError::Failed(_)));
+            standing.is_synced &= outcome.is_ok();
+            std::mem::replace(&mut standing.is_in_trouble, is_failure)
+        });
+        match outcome {
+            Err(error @ StoreError::Failed(_)) if !is_said => {
+                log::warn!("the mirror can't be told what redis has, and grants nothing by auto: {error}");
+            }
+            Err(error) => log::debug!("the mirror can't follow for a moment: {error}"),
+            Ok(()) => {}
         }
     }
 
