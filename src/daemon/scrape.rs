@@ -374,7 +374,14 @@ mod tests {
             stream.write_all(b"GET /metr").ok();
         }
         assert!(said(address, b"GET /metrics HTTP/1.1\r\n\r\n").ends_with("lockfs_up 1\n"));
-        // And those that stayed are let go: nothing comes, or their connection is reset.
+        let stays = |stream: &mut TcpStream| {
+            stream.set_nonblocking(true).unwrap();
+            let is_open = stream.read(&mut [0; 64]).is_err_and(|error| error.kind() == ErrorKind::WouldBlock);
+            stream.set_nonblocking(false).unwrap();
+            is_open
+        };
+        assert!(silent.iter_mut().map(stays).filter(|stays| *stays).count() < CONNECTIONS);
+        // And those that stayed are let go in their time: nothing comes, or their connection is reset.
         for stream in &mut silent {
             assert_eq!(stream.read(&mut [0; 64]).unwrap_or(0), 0);
         }

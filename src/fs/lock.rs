@@ -5,6 +5,7 @@
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use super::{Error, LockFs};
 use crate::lock::{Claim, Grant, Ino, LockOwner, Range, Style};
@@ -181,9 +182,9 @@ impl LockFs {
         }
     }
 
-    /// Whether the caller of a request that was carried out was killed meanwhile.
-    pub fn was_killed(&self, who: Requester, request: u64) -> bool {
-        self.service.was_killed(who, request)
+    /// Whether the caller of a request that was carried out, in that time, was killed meanwhile.
+    pub fn was_killed(&self, who: Requester, request: u64, lasted: Duration) -> bool {
+        self.service.was_killed(who, request, lasted)
     }
 
     /// The kernel says that a request's caller was interrupted.

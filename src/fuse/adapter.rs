@@ -58,16 +58,19 @@ impl Adapter {
         }
     }
 
-    /// A caller that was killed while it waited for the store never learns that something was made for it: then
-    /// nothing was.
-    fn unless_killed<T>(
+    /// Carries out a request that makes something. A caller that was killed while it waited for the store never learns
+    /// that something was made for it: then nothing was.
+    fn make<T>(
         &self,
+        name: &str,
         request: &Request,
-        made: Result<T, Errno>,
+        make: impl FnOnce() -> Result<T, Error>,
         undo: impl FnOnce(&T) -> Result<(), Error>,
     ) -> Result<T, Errno> {
-        let made = made?;
-        if !self.fs.was_killed(who(request), request.unique().into()) {
+        let began = self.fs.now().boot;
+        let made = self.serve(name, make)?;
+        let lasted = self.fs.now().boot.since(began);
+        if !self.fs.was_killed(who(request), request.unique().into(), lasted) {
             return Ok(made);
         }
         log::debug!("undone: its caller was killed pid={}", request.pid());
@@ -300,15 +303,14 @@ impl Filesystem for Adapter {
         _rdev: u32,
         reply: ReplyEntry,
     ) {
-        let answer = self.serve("mknod", || {
+        let make = || {
             if mode & libc::S_IFMT != libc::S_IFREG {
                 return Err(Error::NotALock);
             }
             self.fs.mknod(who(request), parent.0, name.as_bytes(), permissions(mode))
-        });
+        };
         let undo = |_: &Found| self.fs.unlink(who(request), parent.0, name.as_bytes());
-        let answer = self.unless_killed(request, answer, undo);
-        Self::reply_entry(reply, answer);
+        Self::reply_entry(reply, self.make("mknod", request, make, undo));
     }
 
     fn mkdir(
@@ -322,8 +324,7 @@ impl Filesystem for Adapter {
     ) {
         let make = || self.fs.mkdir(who(request), parent.0, name.as_bytes(), permissions(mode));
         let undo = |_: &Found| self.fs.rmdir(who(request), parent.0, name.as_bytes());
-        let answer = self.unless_killed(request, self.serve("mkdir", make), undo);
-        Self::reply_entry(reply, answer);
+        Self::reply_entry(reply, self.make("mkdir", request, make, undo));
     }
 
     fn unlink(&self, request: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEmpty) {
@@ -340,8 +341,7 @@ impl Filesystem for Adapter {
         let target = target.as_os_str().as_bytes();
         let make = || self.fs.symlink(who(request), parent.0, name.as_bytes(), target);
         let undo = |_: &Found| self.fs.unlink(who(request), parent.0, name.as_bytes());
-        let answer = self.unless_killed(request, self.serve("symlink", make), undo);
-        Self::reply_entry(reply, answer);
+        Self::reply_entry(reply, self.make("symlink", request, make, undo));
     }
 
     fn rename(
@@ -378,8 +378,7 @@ impl Filesystem for Adapter {
     ) {
         let make = || self.fs.link(who(request), ino.0, new_parent.0, new_name.as_bytes());
         let undo = |_: &Found| self.fs.unlink(who(request), new_parent.0, new_name.as_bytes());
-        let answer = self.unless_killed(request, self.serve("link", make), undo);
-        Self::reply_entry(reply, answer);
+        Self::reply_entry(reply, self.make("link", request, make, undo));
     }
 
     fn open(&self, request: &Request, ino: INodeNo, flags: OpenFlags, reply: ReplyOpen) {
@@ -412,7 +411,7 @@ impl Filesystem for Adapter {
                 false => Ok(()),
             }
         };
-        match self.unless_killed(request, self.serve("create", make), undo) {
+        match self.make("create", request, make, undo) {
             Ok(opened) => {
                 // What O_EXCL makes is locked by being there: nothing is to be dropped at close.
                 let no_flush = if access.exclusive { FopenFlags::FOPEN_NOFLUSH } else { FopenFlags::empty() };

@@ -26,6 +26,9 @@ const HOLD: Duration = Duration::from_secs(30);
 /// How long to rest where the store can't say who is to wake.
 const PAUSE: Duration = Duration::from_millis(100);
 
+/// A call that lasts longer may have been given up.
+const LONG: Duration = Duration::from_millis(20);
+
 /// How many interrupts are remembered of calls that nobody knows.
 const EARLY_MAX: usize = 1024;
 
@@ -246,9 +249,10 @@ impl LockService {
         }
     }
 
-    /// Whether the caller of a request that was carried out was killed meanwhile, and will never know.
-    pub fn was_killed(&self, who: Requester, request: u64) -> bool {
-        self.waiters.was_interrupted(request) && self.processes.is_dying(who.pid)
+    /// Whether the caller of a request that was carried out was killed meanwhile, and will never know. One that lasted
+    /// long is looked at even where no interrupt was heard: it may come after the answer.
+    pub fn was_killed(&self, who: Requester, request: u64, lasted: Duration) -> bool {
+        (self.waiters.was_interrupted(request) || lasted >= LONG) && self.processes.is_dying(who.pid)
     }
 
     /// Ends the waits that are `limit` old: the kernel would end the whole mount for them.

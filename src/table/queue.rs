@@ -48,6 +48,8 @@ pub(super) struct Queues {
 /// A search for who is in the way, by and by.
 #[derive(Default)]
 struct Search<'a> {
+    /// For whom: the session that is alone, and would wait.
+    alone: Option<&'a SessionId>,
     /// Whom to look at.
     ahead: Vec<&'a SessionId>,
     lines: BTreeMap<Subject, Line<'a>>,
@@ -259,18 +261,18 @@ impl LockTable {
 
     /// Whether whoever is in the way waits, by and by, for `session`: each of them with nobody else who could
     /// let go of anything.
-    fn closes_a_cycle(
-        &self,
+    fn closes_a_cycle<'a>(
+        &'a self,
         now: Now,
-        session: &SessionId,
+        session: &'a SessionId,
         subject: &Subject,
         owner: LockOwner,
         claim: &Claim,
         place: Option<Token>,
     ) -> bool {
-        let mut search = Search::default();
+        let mut search = Search { alone: Some(session), ..Search::default() };
         let mut seen = BTreeSet::new();
-        self.search_the_way(now, &mut search, subject, owner, claim, place, session);
+        self.search_the_way(now, &mut search, subject, owner, claim, place);
         while let Some(next) = search.ahead.pop() {
             if next == session {
                 return true;
@@ -281,16 +283,14 @@ impl LockTable {
                 let waiter = &self.queues.by_subject[subject][ticket];
                 if waiter.alone && self.mount_lives(id.mount, now) {
                     let owner = waiter.owner();
-                    let claim = &waiter.claim;
-                    self.search_the_way(now, &mut search, subject, owner, claim, Some(*ticket), session);
+                    self.search_the_way(now, &mut search, subject, owner, &waiter.claim, Some(*ticket));
                 }
             }
         }
         false
     }
 
-    /// Adds the sessions that must let go of something before `claim` can be granted to the session `alone`, or to
-    /// another that it may wait for.
+    /// Adds the sessions that must let go of something before `claim` can be granted.
     fn search_the_way<'a>(
         &'a self,
         now: Now,
@@ -299,9 +299,8 @@ impl LockTable {
         owner: LockOwner,
         claim: &Claim,
         place: Option<Token>,
-        alone: &SessionId,
     ) {
-        let Search { ahead, lines } = search;
+        let Search { alone, ahead, lines } = search;
         let line = lines.entry(subject.clone()).or_insert_with(|| {
             if let Subject::Spot(parent, name) = subject {
                 let there = self.lookup(now, &Spot { parent: *parent, name: name.clone() });
@@ -326,7 +325,7 @@ impl LockTable {
         line.waiters.retain(|waiter| {
             let is_earlier = place.is_none_or(|place| waiter.ticket < place);
             // A session that is alone waits once: what else waits for it was interrupted, and is about to go.
-            let conflicts = is_earlier && waiter.conflicts(owner, claim) && waiter.session != *alone;
+            let conflicts = is_earlier && waiter.conflicts(owner, claim) && Some(&waiter.session) != *alone;
             ahead.extend(conflicts.then_some(&waiter.session));
             !conflicts
         });

@@ -266,6 +266,7 @@ impl Crowd {
         grants: &BTreeMap<Ino, Vec<Grant>>,
         wait: &Wait,
         place: Option<usize>,
+        alone: &SessionId,
     ) -> Vec<SessionId> {
         let (owner, claim, now) = (wait.owner(), &wait.claim, bench.now);
         let mut sessions = Vec::new();
@@ -284,7 +285,9 @@ impl Crowd {
             }
         }
         if !converts {
+            // Who is alone waits once: what else waits for it was interrupted.
             let earlier = self.earlier(now, &wait.target, owner, claim, place);
+            let earlier = earlier.filter(|wait| wait.session != *alone);
             sessions.extend(earlier.map(|wait| wait.session.clone()));
         }
         sessions
@@ -292,7 +295,7 @@ impl Crowd {
 
     /// Whether a wait would wait for itself, by way of others who are alone.
     fn closes_a_cycle(&self, bench: &Bench, grants: &BTreeMap<Ino, Vec<Grant>>, wait: &Wait) -> bool {
-        let mut ahead = self.in_the_way(bench, grants, wait, self.place(wait.id));
+        let mut ahead = self.in_the_way(bench, grants, wait, self.place(wait.id), &wait.session);
         let mut seen = BTreeSet::new();
         while let Some(session) = ahead.pop() {
             if session == wait.session {
@@ -301,7 +304,7 @@ impl Crowd {
             for (nth, other) in self.waits.iter().enumerate() {
                 let counts = other.session == session && other.alone && self.lives(other.id.mount, bench.now);
                 if counts && seen.insert(nth) {
-                    ahead.extend(self.in_the_way(bench, grants, other, Some(nth)));
+                    ahead.extend(self.in_the_way(bench, grants, other, Some(nth), &wait.session));
                 }
             }
         }

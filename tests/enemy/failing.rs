@@ -116,7 +116,12 @@ fn buggy_mount(root: &Path) -> Mount {
         since,
         metrics: None,
     };
-    Mount::start(Arc::new(LockFs::new(service, about)), root, &MountOptions::default()).unwrap()
+    Mount::start(
+        Arc::new(LockFs::new(service, about)),
+        root,
+        &MountOptions { source: "lockfs".to_owned(), ..MountOptions::default() },
+    )
+    .unwrap()
 }
 
 #[test]

@@ -185,7 +185,7 @@ fn a_session_of_one_host_is_listed_and_ended_on_the_other() {
     assert_eq!(list(a, ".sessions/agent"), ["d", "x", "z"]);
     fs::remove_dir(b.path(".sessions/agent")).unwrap();
     for tree in [a, b] {
-        assert_eq!(list(tree, ""), [".lockfs", ".sessions"]);
+        assert_eq!(list(tree, ""), [".lockfs", ".sessions", ".wait"]);
         assert_eq!(list(tree, ".sessions"), [""; 0]);
     }
 }

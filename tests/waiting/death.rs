@@ -75,7 +75,8 @@ fn the_waiters_of_a_dead_host_are_passed_over() {
 
 #[test]
 fn a_daemon_that_stands_still_is_passed_over_and_waits_on_afterwards() {
-    let place = two_hosts();
+    // It stands still for longer than a place is kept, and not for as long as a lease lasts.
+    let place = Ground::Hosts.lay_with(&["--ttl", "60s"]);
     let (owner, f) = holder(&place, 1, Style::Flock);
     let (still, g) = waiter(&place, 0, Style::Flock, 1);
     let (other, h) = waiter(&place, 1, Style::Flock, 2);

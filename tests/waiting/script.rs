@@ -145,15 +145,15 @@ fn kill(child: &mut Child) {
     unsafe { libc::kill(-libc::pid_t::try_from(child.id()).unwrap(), libc::SIGKILL) };
 }
 
-/// The processes of a job.
-fn processes_of(job: u32) -> Vec<u32> {
+/// The processes of a login: of a script, and of jobs that it begins.
+fn processes_of(login: u32) -> Vec<u32> {
     let pids =
         fs::read_dir("/proc").unwrap().filter_map(|entry| entry.ok()?.file_name().to_str()?.parse().ok());
-    let job = job.to_string();
+    let login = login.to_string();
     let is_of_it = |pid: &u32| {
         let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
-        // After the name: state, parent, process group.
-        stat.rsplit_once(") ").and_then(|(_, rest)| rest.split(' ').nth(2)) == Some(&job)
+        // After the name: state, parent, process group, login.
+        stat.rsplit_once(") ").and_then(|(_, rest)| rest.split(' ').nth(3)) == Some(&login)
     };
     pids.filter(is_of_it).collect()
 }
