@@ -115,6 +115,8 @@ pub struct LockService {
     leases: AtomicU64,
     /// When the lease was last renewed, on the store's clock.
     renewed: Mutex<BootTime>,
+    /// When the store was last swept, on its clock.
+    swept: Mutex<BootTime>,
     /// Whether who waits has to ask again.
     queue_again: AtomicBool,
     waiters: Waiters,
@@ -137,6 +139,7 @@ impl LockService {
             mount,
             leases: AtomicU64::new(0),
             renewed: Mutex::default(),
+            swept: Mutex::default(),
             queue_again: AtomicBool::new(false),
             waiters: Waiters::default(),
             owed: Mutex::default(),

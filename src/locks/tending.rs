@@ -79,6 +79,18 @@ impl LockService {
         self.attend()
     }
 
+    /// Removes what has expired. Of a store that other hosts sweep too, not in every round.
+    fn sweep(&self) -> Result<(), StoreError> {
+        let now = self.store.now().boot;
+        let swept = *self.swept.lock().unwrap_or_else(PoisonError::into_inner);
+        let is_due = self.scope == "host" || now < swept || now.since(swept) + PERIOD / 2 >= IDLE_PERIOD;
+        if is_due {
+            self.store.execute(&Command::Sweep { limit: SWEEP_MAX })?.ok();
+            *self.swept.lock().unwrap_or_else(PoisonError::into_inner) = now;
+        }
+        Ok(())
+    }
+
     /// One round: renews who lives, marks whose job has ended, removes what has expired. Returns how long
     /// the next one can wait.
     ///
@@ -114,7 +126,7 @@ impl LockService {
             self.store.execute(&Command::MarkEnded { sessions })?.ok();
             batch.iter().for_each(|(_, job)| self.processes.forget(job));
         }
-        self.store.execute(&Command::Sweep { limit: SWEEP_MAX })?.ok();
+        self.sweep()?;
         let is_short = self.mount.ttl.span().is_some_and(|span| span < IDLE_PERIOD * 6);
         let is_idle = !is_short && self.holders(|holders| holders.is_empty());
         Ok(if is_idle { IDLE_PERIOD } else { PERIOD })

@@ -87,9 +87,9 @@ fn a_thousand_waiters_are_silent_and_each_gets_it_once() {
     let after: Vec<u64> = place.trees().iter().map(|tree| ticks(tree)).collect();
     println!("alone: {alone:?}\nwith {WAITERS} who wait: {crowded:?}\nticks: {before:?} to {after:?}");
     assert_eq!(report.had_it.load(SeqCst), 0, "it is another's");
-    // One batch for each host: where in its period a window begins is chance.
+    // One batch for each host, and what a loaded machine does a moment later: a crowd that asks makes thousands.
     let (few, many) = (round_trips(&alone), round_trips(&crowded));
-    assert!(many <= few + 2, "{few} calls without waiters, {many} with {WAITERS}");
+    assert!(many <= few + 8, "{few} calls without waiters, {many} with {WAITERS}");
     let began = Instant::now();
     owner.try_lock(f, Style::Flock, Unlocked).unwrap();
     for pid in pids {
