@@ -3,7 +3,8 @@
 //! While the other store decides, the table is told what is there, and asked nothing ([`LockTable::reflect`]). When
 //! that store is gone the table stands alone ([`LockTable::stand_alone`]) and decides under the same law, with one
 //! difference: what the other store granted ends with the lease that it has there, which nobody can renew. What the
-//! table grants itself has numbers above all of the other's ([`Token::HOST_EPOCH`]), so that both live side by side.
+//! table grants itself has numbers above all of the other's
+//! ([`HOST_EPOCH`](crate::lock::Token::HOST_EPOCH)), so that both live side by side.
 
 use std::collections::HashSet;
 
