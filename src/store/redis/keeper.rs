@@ -472,10 +472,11 @@ impl Keeper {
         {
             log::debug!("could not say goodbye: {error}");
         }
-        let (generation, epoch, event) = self
-            .requests
-            .known(|known| (known.generation.unwrap_or_default(), known.epoch, known.last_event));
-        self.memory.write(&generation, epoch, event);
+        let known = self.requests.known(|known| Some((known.generation?, known.epoch, known.last_event)));
+        // Of a namespace that was never found there is nothing to remember.
+        if let Some((generation, epoch, event)) = known {
+            self.memory.write(&generation, epoch, event);
+        }
     }
 }
 
