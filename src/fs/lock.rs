@@ -10,7 +10,6 @@ use std::time::Duration;
 use super::{Error, LockFs};
 use crate::lock::{Claim, Grant, Ino, LockOwner, Range, Style};
 use crate::locks::{Denial, Requester};
-use crate::store::StoreError;
 use crate::table::{Command, Refusal, Reply, Waiting};
 
 /// Who locked what through which handle.
@@ -122,22 +121,14 @@ impl LockFs {
             answer(outcome.map(|_: Reply| ()).map_err(Error::from));
         };
         let command = |waiting| Command::Lock { caller: caller.clone(), ino, claim, waiting };
-        let Some(request) = request else {
-            let outcome = self.service.step(who, command(None));
-            if let Err(Denial::Store(StoreError::Timeout(_))) = outcome {
-                // Nobody knows whether it was granted.
-                let (mount, Claim { style, key, range, .. }) = (caller.mount, claim);
-                self.service.settle(Command::Unlock { mount, ino, style, key, range });
+        // Who does not have to wait need not be looked at. What nobody knows the outcome of the store undoes.
+        match (self.service.step(who, command(None)), request) {
+            (Err(Denial::Refused(Refusal::Taken)), Some(request)) => {
+                let waiting = Waiting { request, alone: self.service.is_alone(who, &caller) };
+                self.service.wait(who, request, command(Some(waiting)), Box::new(note));
             }
-            return note(outcome);
-        };
-        // Who does not have to wait need not be looked at.
-        match self.service.step(who, command(None)) {
-            Err(Denial::Refused(Refusal::Taken)) => {}
-            outcome => return note(outcome),
+            (outcome, _) => note(outcome),
         }
-        let waiting = Waiting { request, alone: self.service.is_alone(who, &caller) };
-        self.service.wait(who, request, command(Some(waiting)), Box::new(note));
     }
 
     /// `LOCK_UN`, `F_UNLCK`.

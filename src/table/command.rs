@@ -486,6 +486,25 @@ impl Command {
         caller_of!(self, as_ref)
     }
 
+    /// The object that it names by its number.
+    pub fn object(&self) -> Option<Ino> {
+        match self {
+            Self::Link { ino, .. }
+            | Self::Open { ino, .. }
+            | Self::Close { ino, .. }
+            | Self::Lock { ino, .. }
+            | Self::Unlock { ino, .. }
+            | Self::Write { ino, .. }
+            | Self::Truncate { ino, .. }
+            | Self::Change { ino, .. }
+            | Self::SetTtl { ino, .. }
+            | Self::SetDefaultTtl { ino, .. }
+            | Self::Break { ino, .. }
+            | Self::Transfer { ino, .. } => Some(*ino),
+            _ => None,
+        }
+    }
+
     /// The same command, of a caller that speaks for one more session.
     #[must_use]
     pub fn speaking_also_for(mut self, id: SessionId) -> Self {

@@ -96,34 +96,14 @@ impl Aliases {
 
 /// The entries and the object that a command is about.
 pub(super) fn subjects(command: &Command) -> ([Option<&Spot>; 2], Option<Ino>) {
-    match command {
+    let spots = match command {
         Command::Acquire { spot, .. }
         | Command::Await { spot, .. }
         | Command::Unlink { spot, .. }
-        | Command::Rmdir { spot, .. } => ([Some(spot), None], None),
-        Command::Link { ino, spot, .. } => ([Some(spot), None], Some(*ino)),
-        Command::Rename { from, to, .. } => ([Some(from), Some(to)], None),
-        Command::Open { ino, .. }
-        | Command::Close { ino, .. }
-        | Command::Lock { ino, .. }
-        | Command::Unlock { ino, .. }
-        | Command::Write { ino, .. }
-        | Command::Truncate { ino, .. }
-        | Command::Change { ino, .. }
-        | Command::SetTtl { ino, .. }
-        | Command::SetDefaultTtl { ino, .. }
-        | Command::Break { ino, .. }
-        | Command::Transfer { ino, .. } => ([None, None], Some(*ino)),
-        Command::Withdraw { .. }
-        | Command::Attend { .. }
-        | Command::Leave { .. }
-        | Command::BeginSession { .. }
-        | Command::EndSession { .. }
-        | Command::MergeSession { .. }
-        | Command::TouchSession { .. }
-        | Command::SetSessionTtl { .. }
-        | Command::Renew { .. }
-        | Command::MarkEnded { .. }
-        | Command::Sweep { .. } => ([None, None], None),
-    }
+        | Command::Rmdir { spot, .. }
+        | Command::Link { spot, .. } => [Some(spot), None],
+        Command::Rename { from, to, .. } => [Some(from), Some(to)],
+        _ => [None, None],
+    };
+    (spots, command.object())
 }

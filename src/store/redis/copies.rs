@@ -331,21 +331,7 @@ impl Copies {
             let orphan = self.orphans.values_mut().find(|orphan| orphan.awaits(*id))?;
             return Some(orphan.execute(now, command));
         }
-        let ino = match command {
-            Command::Open { ino, .. }
-            | Command::Close { ino, .. }
-            | Command::Lock { ino, .. }
-            | Command::Unlock { ino, .. }
-            | Command::Write { ino, .. }
-            | Command::Truncate { ino, .. }
-            | Command::Change { ino, .. }
-            | Command::SetTtl { ino, .. }
-            | Command::SetDefaultTtl { ino, .. }
-            | Command::Break { ino, .. }
-            | Command::Transfer { ino, .. }
-            | Command::Link { ino, .. } => ino,
-            _ => return None,
-        };
+        let ino = &command.object()?;
         let done = self.orphans.get_mut(ino)?.execute(now, command);
         self.orphans.retain(|_, orphan| orphan.is_there());
         Some(done)
