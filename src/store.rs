@@ -9,6 +9,7 @@ pub mod level;
 mod local;
 mod memory;
 pub mod redis;
+mod seats;
 
 use std::fmt;
 use std::str::FromStr;
