@@ -256,8 +256,7 @@ impl LockTable {
             _ => {}
         }
         let directory = is_directory.then(Directory::default);
-        match self.objects.insert(ino, Box::new(Object::new(record, directory)))
-        {
+        match self.objects.insert(ino, Box::new(Object::new(record, directory))) {
             Some(_) => Err(format!("two records of inode {ino}")),
             None => Ok(()),
         }

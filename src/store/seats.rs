@@ -7,16 +7,18 @@
 //! The invariant: a thread that makes another request has answered the one before. So a seat is not overwritten while
 //! its request may be asked again, and there are no more seats than threads and steps of one request.
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::sync::{Mutex, PoisonError};
 use std::thread::ThreadId;
+use std::time::Duration;
 
-use crate::lock::RequestId;
+use crate::clock::BootTime;
+use crate::lock::{MountId, RequestId};
 use crate::table::Reply;
 
 /// A seat: of which daemon, by the epoch of its store, and which of it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub(super) struct SeatId(u64);
+pub struct SeatId(u64);
 
 impl SeatId {
     pub(super) const fn new(epoch: u32, number: u32) -> Self {
@@ -34,13 +36,85 @@ impl SeatId {
 
 /// What a step of a request was answered.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct Answered {
+pub struct Answered {
     /// Where that is remembered.
     pub(super) seat: SeatId,
     pub(super) request: RequestId,
     /// Which step of it: a request makes no two of one kind.
     pub(super) step: u8,
     pub(super) reply: Reply,
+}
+
+/// How long what daemons before this one were asked may still be asked again: longer than any answer takes.
+const ASKED_AGAIN: Duration = Duration::from_secs(60);
+
+/// All that is remembered of a table's steps.
+#[derive(Debug, Default)]
+pub(super) struct Answers {
+    by_step: HashMap<(RequestId, u8), (SeatId, Reply)>,
+    by_seat: HashMap<SeatId, (RequestId, u8)>,
+    /// The seats of daemons before this one.
+    earlier: BTreeSet<SeatId>,
+    /// The epoch of this one.
+    epoch: u32,
+    since: BootTime,
+}
+
+impl Answers {
+    /// What daemons before this one answered; this one begins in `epoch` at `since`.
+    pub(super) fn new(epoch: u32, since: BootTime, earlier: Vec<Answered>) -> Self {
+        let mut answers = Self { epoch, since, ..Self::default() };
+        for answered in earlier {
+            answers.earlier.insert(answered.seat);
+            answers.remember(answered);
+        }
+        answers
+    }
+
+    /// The seat of this daemon with that number.
+    pub(super) fn seat(&self, number: u32) -> SeatId {
+        SeatId::new(self.epoch, number)
+    }
+
+    /// What a step was answered when it was carried out.
+    pub(super) fn first(&self, request: RequestId, step: u8) -> Option<Reply> {
+        self.by_step.get(&(request, step)).map(|(_, reply)| reply.clone())
+    }
+
+    /// Whether any step of a request was carried out.
+    pub(super) fn has(&self, request: RequestId) -> bool {
+        (0..u8::MAX).any(|step| self.by_step.contains_key(&(request, step)))
+    }
+
+    /// Enters what a step was answered, in the place of what its seat had.
+    pub(super) fn remember(&mut self, answered: Answered) {
+        let Answered { seat, request, step, reply } = answered;
+        self.forget(seat);
+        self.by_seat.insert(seat, (request, step));
+        self.by_step.insert((request, step), (seat, reply));
+    }
+
+    /// Forgets what a seat has.
+    pub(super) fn forget(&mut self, seat: SeatId) {
+        if let Some(step) = self.by_seat.remove(&seat) {
+            self.by_step.remove(&step);
+        }
+    }
+
+    /// Forgets what is never asked again: of mounts that are gone, and after a while of the daemons before this one.
+    /// Returns the seats.
+    pub(super) fn forget_old(&mut self, now: BootTime, gone: &[MountId]) -> Vec<SeatId> {
+        let mut old = Vec::new();
+        if now.since(self.since) >= ASKED_AGAIN {
+            old.extend(std::mem::take(&mut self.earlier));
+        }
+        if !gone.is_empty() {
+            let of_gone = self.by_seat.iter().filter(|(_, (request, _))| gone.contains(&request.mount));
+            old.extend(of_gone.map(|(seat, _)| *seat));
+        }
+        old.iter().for_each(|seat| self.forget(*seat));
+        old
+    }
 }
 
 /// The seats of each thread.
@@ -109,7 +183,8 @@ mod tests {
     fn threads_share_no_seat() {
         let seats = Seats::default();
         let ours = seats.take(request(1));
-        let theirs = std::thread::scope(|scope| scope.spawn(|| seats.take(request(2))).join()).expect("a number");
+        let theirs =
+            std::thread::scope(|scope| scope.spawn(|| seats.take(request(2))).join()).expect("a number");
         assert_ne!(ours, theirs);
         seats.give_up(ours);
         assert!(![ours, theirs].contains(&seats.take(request(3))));

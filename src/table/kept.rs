@@ -3,13 +3,13 @@
 //!
 //! Not kept is what the next few steps say again: which mounts are mute, and what was reserved for whom.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 
 use super::advisory::Share;
 use super::queue::Subject;
 use super::{Change, LockTable, Object};
 use crate::clock::BootTime;
-use crate::lock::{Grant, Ino, Mount, MountId, Record, SessionId, WaitId, Waiter};
+use crate::lock::{Grant, Ino, Mount, MountId, Record, SessionId, Ttl, WaitId, Waiter};
 
 /// What mounts have, as a store kept it.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -136,14 +136,18 @@ impl LockTable {
         if opens == 0 && grants.is_empty() {
             return Err(format!("mount {mount} has nothing of inode {ino}"));
         }
-        let others = self.shares.get(&ino).into_iter().flat_map(BTreeMap::values);
-        let mut others = others.flat_map(|share| &share.grants);
+        // Of two leases one may have run out before the other mount was granted what it has.
+        let stays =
+            |mount: &MountId| self.mounts.get(mount).is_some_and(|lease| lease.mount.ttl == Ttl::Never);
+        let others =
+            self.shares.get(&ino).into_iter().flatten().filter(|(other, _)| stays(other) && stays(&mount));
+        let others: Vec<&Grant> = others.flat_map(|(_, share)| &share.grants).collect();
         for (index, grant) in grants.iter().enumerate() {
             let claim = grant.claim();
             let is_in_the_way = |other: &Grant| other.conflicts(grant.owner, &claim);
             if grant.owner.mount != mount
                 || grants[..index].iter().any(is_in_the_way)
-                || others.any(is_in_the_way)
+                || others.iter().copied().any(is_in_the_way)
             {
                 return Err(format!("two have inode {ino} locked who exclude each other"));
             }
@@ -155,18 +159,11 @@ impl LockTable {
     }
 
     fn restore_wait(&mut self, subject: Subject, waiter: Waiter) -> Result<(), String> {
-        let (id, ticket) = (waiter.id, waiter.ticket);
+        let ticket = waiter.ticket;
         if ticket >= self.last_token {
             return Err(format!("place {ticket} in a queue is of a later epoch"));
         }
-        let is_there = match &subject {
-            Subject::Object(ino) => self.object(*ino).is_some_and(|object| object.directory.is_none()),
-            // Its directory may be gone: whoever waits is told so when it asks.
-            Subject::Spot(..) => true,
-        };
-        if !is_there {
-            return Err(format!("request {} of mount {} waits for nothing", id.request, id.mount));
-        }
+        // What it waits for may be gone: whoever waits is told so when it asks.
         if !self.enter_queue(subject, Waiter { reserved: None, ..waiter }) {
             return Err(format!("two have the place {ticket} in a queue"));
         }

@@ -70,8 +70,13 @@ pub(super) fn key_of_answer(seat: SeatId) -> Vec<u8> {
     numbered(ANSWER, &[seat.as_u64()])
 }
 
+/// Whether an entry is of something that is known by a number.
+pub(super) fn is_numbered(key: &[u8]) -> bool {
+    matches!(key.first(), Some(&(OBJECT | NAMELESS | LEASE | SHARE | WAIT | ANSWER)))
+}
+
 /// The key of an object.
-pub(super) fn key_of(ino: Ino) -> Vec<u8> {
+fn key_of(ino: Ino) -> Vec<u8> {
     numbered(OBJECT, &[ino.as_u64()])
 }
 
@@ -147,7 +152,8 @@ impl Contents {
         if contents.records.is_empty() {
             return Ok(());
         }
-        LockTable::restore(u32::MAX, contents.records, contents.sessions)?.restore_belongings(contents.belongings)
+        LockTable::restore(u32::MAX, contents.records, contents.sessions)?
+            .restore_belongings(contents.belongings)
     }
 }
 

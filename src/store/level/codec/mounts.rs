@@ -4,7 +4,7 @@
 use super::{Reader, Writer, encode_record, encode_session};
 use crate::clock::{BootId, BootTime, Now};
 use crate::lock::{
-    Attributes, Claim, Grant, Ino, Kind, LockOwner, Mode, Mount, MountId, Origin, Range, Record, RequestId,
+    Attributes, Claim, Grant, Ino, Kind, LockOwner, Mode, Mount, MountId, Range, Record, RequestId,
     SessionId, Style, Token, WaitId, Waiter,
 };
 use crate::store::seats::{Answered, SeatId};
@@ -139,8 +139,7 @@ fn numbers<const N: usize>(key: &[u8]) -> Option<[u64; N]> {
 impl Reader<'_> {
     pub(super) fn nameless(&mut self, key: &[u8]) -> Option<(Record, Option<SessionId>)> {
         let left_by = self.bytes()?;
-        let left_by =
-            if left_by.is_empty() { None } else { Some(SessionId::parse(&left_by).ok()?) };
+        let left_by = if left_by.is_empty() { None } else { Some(SessionId::parse(&left_by).ok()?) };
         Some((self.record(key)?, left_by))
     }
 
@@ -160,7 +159,16 @@ impl Reader<'_> {
             let Claim { style, mode, range, key, pid } = self.claim()?;
             let session = SessionId::parse(&self.bytes()?).ok()?;
             let (origin, since) = (self.origin()?, self.time()?);
-            grants.push(Grant { style, mode, range, owner: LockOwner { mount, key }, pid, session, origin, since });
+            grants.push(Grant {
+                style,
+                mode,
+                range,
+                owner: LockOwner { mount, key },
+                pid,
+                session,
+                origin,
+                since,
+            });
         }
         Some((Ino::from_u64(ino), mount, opens, grants))
     }
