@@ -21,7 +21,7 @@ pub use tending::Tending;
 pub use waiters::{Answer, Waking};
 
 use crate::clock::BootTime;
-use crate::lock::{Mount, MountId, RequestId, Session, SessionError, SessionId, SessionKind, Ttl};
+use crate::lock::{Ino, Mount, MountId, RequestId, Session, SessionError, SessionId, SessionKind, Ttl};
 use crate::store::{LockStore, StoreError, Tenure};
 use crate::table::{Caller, Command, Refusal, Reply, View};
 use waiters::Waiters;
@@ -245,6 +245,15 @@ impl LockService {
     /// The request of the kernel's that `who` made, if it is one.
     pub(super) fn request(&self, who: Requester) -> Option<RequestId> {
         (who.request != 0).then_some(RequestId { mount: self.mount.id, number: who.request })
+    }
+
+    /// Says what is open of a mount that was taken over, as whoever keeps the handles knows: each object, and the number
+    /// of the request that opened it. To be called after the mount was taken up, and before anybody is answered.
+    ///
+    /// # Errors
+    /// [`StoreError`]: the store can't say, or can't keep it.
+    pub fn recall_opens(&self, opens: &[(Ino, u64)]) -> Result<(), StoreError> {
+        self.store.recall_opens(self.mount.id, opens)
     }
 
     /// Whether the daemon before this one has carried out a step of the request that `who` made. What stands in its

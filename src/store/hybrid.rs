@@ -38,7 +38,7 @@ use super::level::{LevelError, LevelStore};
 use super::redis::{self, RedisStore};
 use super::{Durability, EventPage, Health, LockStore, StoreError, Wakes};
 use crate::clock::{BootTime, Clock, Now};
-use crate::lock::{Attributes, Ino, Mount, Name, RequestId, Session, SessionId, Token, Ttl, Waiter};
+use crate::lock::{Attributes, Ino, Mount, MountId, Name, RequestId, Session, SessionId, Token, Ttl, Waiter};
 use crate::table::{Command, Counts, Entry, Outcome, Refusal, Reply, Spot, View};
 use alias::Aliases;
 use chronicle::Chronicle;
@@ -426,6 +426,11 @@ fn refused(grants: Grants) -> StoreError {
 impl LockStore for HybridStore {
     fn execute_for(&self, request: Option<RequestId>, command: &Command) -> Result<Outcome, StoreError> {
         self.pair.execute(request, command)
+    }
+
+    fn recall_opens(&self, mount: MountId, opens: &[(Ino, u64)]) -> Result<(), StoreError> {
+        self.pair.redis.recall_opens(mount, opens)?;
+        self.pair.mirror.recall_opens(mount, opens)
     }
 
     fn remembers(&self, request: RequestId) -> bool {

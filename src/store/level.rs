@@ -216,6 +216,11 @@ impl Journal for LevelJournal {
         writing.write(&self.queue)
     }
 
+    fn flush(&self) -> Result<(), StoreError> {
+        let last = locked(&self.queue).last;
+        self.commit(last)
+    }
+
     fn close(&self) -> Result<(), StoreError> {
         let mut writing = locked(&self.writer);
         writing.write(&self.queue)?;

@@ -6,7 +6,7 @@
 //!
 //! Lock order: the table before the seats, the journal's queue and the wakes, the journal's own log before its queue.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, VecDeque};
 use std::fmt;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
@@ -16,7 +16,7 @@ use super::seats::{Answered, Answers, SeatId, Seats};
 use super::{Health, LockStore, State as Condition, StoreError, Wakes};
 use crate::clock::{Clock, Now};
 use crate::lock::{
-    Attributes, Claim, Event, Ino, Mount, RequestId, Session, SessionId, Token, Ttl, WaitId, Waiter,
+    Attributes, Claim, Event, Ino, Mount, MountId, RequestId, Session, SessionId, Token, Ttl, WaitId, Waiter,
 };
 use crate::table::{Change, Command, Counts, Entry, LockTable, New, Outcome, Reply, Spot, View};
 
@@ -41,6 +41,12 @@ pub trait Journal: Send + Sync + fmt::Debug {
     /// [`StoreError::NoSpace`]: it is not kept yet, and will be with a later step; [`StoreError::Failed`],
     /// from then on for every step: the table is ahead of what is kept.
     fn commit(&self, step: u64) -> Result<(), StoreError>;
+
+    /// Returns once all that is queued is kept.
+    ///
+    /// # Errors
+    /// As [`Self::commit`].
+    fn flush(&self) -> Result<(), StoreError>;
 
     /// Keeps everything and stops.
     ///
@@ -270,7 +276,15 @@ impl<J: Journal> LockStore for TableStore<J> {
             answered.into_iter().for_each(|answered| state.answers.remember(answered));
             (step.outcome, kept, seat)
         };
-        match kept.map_or(Ok(()), |number| self.journal.commit(number)) {
+        let kept = match (command, kept) {
+            // Nobody waits for a close, and a write of its own would be felt at each acquire: it is kept with the next
+            // step, or with the next sweep. Should the daemon be killed before, its successor takes the file for open
+            // until it is told better (`recall_opens`).
+            (Command::Close { .. }, _) => Ok(()),
+            (Command::Sweep { .. }, _) => self.journal.flush(),
+            (_, kept) => kept.map_or(Ok(()), |number| self.journal.commit(number)),
+        };
+        match kept {
             Ok(()) => Ok(outcome),
             // It is so, and is kept with a later step: that the disk is full is no reason not to let go of things.
             Err(StoreError::NoSpace) if only_lets_go(command) => Ok(outcome),
@@ -279,6 +293,18 @@ impl<J: Journal> LockStore for TableStore<J> {
                 Err(error)
             }
         }
+    }
+
+    fn recall_opens(&self, mount: MountId, opens: &[(Ino, u64)]) -> Result<(), StoreError> {
+        // What was opened and may not have been answered will be asked for again, and is no handle yet.
+        let is_known = |number: u64| opens.iter().any(|(_, request)| *request == number);
+        let unanswered = self.state()?.answers.opened(mount);
+        let unanswered = unanswered.into_iter().filter(|(_, number)| !is_known(*number));
+        let mut counts = BTreeMap::new();
+        for (ino, _) in opens.iter().copied().chain(unanswered) {
+            *counts.entry(ino).or_insert(0) += 1;
+        }
+        self.amend(|table, now| (table.close_but(now, mount, &counts), ()))
     }
 
     fn remembers(&self, request: RequestId) -> bool {

@@ -28,6 +28,10 @@ impl Journal for Unkept {
         Ok(())
     }
 
+    fn flush(&self) -> Result<(), StoreError> {
+        Ok(())
+    }
+
     fn close(&self) -> Result<(), StoreError> {
         Ok(())
     }

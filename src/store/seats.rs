@@ -13,7 +13,7 @@ use std::thread::ThreadId;
 use std::time::Duration;
 
 use crate::clock::BootTime;
-use crate::lock::{MountId, RequestId};
+use crate::lock::{Ino, MountId, RequestId};
 use crate::table::Reply;
 
 /// A seat: of which daemon, by the epoch of its store, and which of it.
@@ -84,6 +84,17 @@ impl Answers {
     /// Whether any step of a request was carried out.
     pub(super) fn has(&self, request: RequestId) -> bool {
         (0..u8::MAX).any(|step| self.by_step.contains_key(&(request, step)))
+    }
+
+    /// What requests of a mount have opened that were answered in an earlier daemon, if they were; each by its number.
+    pub(super) fn opened(&self, mount: MountId) -> Vec<(Ino, u64)> {
+        let earlier = self.by_step.iter().filter(|(_, (seat, _))| self.earlier.contains(seat));
+        let of_mount = earlier.filter(|((request, _), _)| request.mount == mount);
+        let opened = of_mount.filter_map(|((request, _), (_, reply))| match reply {
+            Reply::Entry(found) | Reply::Opened(found) => Some((found.ino, request.number)),
+            _ => None,
+        });
+        opened.collect()
     }
 
     /// Enters what a step was answered, in the place of what its seat had.

@@ -92,6 +92,26 @@ impl LockTable {
         Ok(Reply::Done)
     }
 
+    /// A mount has objects open so often and no more: what it closed last, nobody may have heard. Returns what changed.
+    pub fn close_but(&mut self, now: Now, mount: MountId, opens: &BTreeMap<Ino, u32>) -> Vec<Change> {
+        let had = self.shares.iter().filter_map(|(ino, shares)| Some((*ino, shares.get(&mount)?.opens)));
+        let mut more: Vec<(Ino, u32)> = had
+            .map(|(ino, had)| (ino, had.saturating_sub(opens.get(&ino).copied().unwrap_or(0))))
+            .filter(|(_, more)| *more > 0)
+            .collect();
+        more.sort_unstable();
+        for (ino, more) in more {
+            self.share_mut(ino, mount).opens -= more;
+            self.tidy_share(now, mount, ino);
+        }
+        self.settle_queues(now);
+        self.wakes.clear();
+        let mut changes = std::mem::take(&mut self.changes);
+        changes.sort_unstable();
+        changes.dedup();
+        changes
+    }
+
     /// Forgets what a mount has of an object where that is nothing any more.
     fn tidy_share(&mut self, now: Now, mount: MountId, ino: Ino) {
         let share = self.shares.get(&ino).and_then(|shares| shares.get(&mount));
