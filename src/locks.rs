@@ -208,6 +208,8 @@ impl LockService {
     /// [`Denial`]: the law's refusal, after a second look where the holder's job has ended or the caller
     /// descends from it; or the store's failure.
     pub fn step(&self, who: Requester, mut command: Command) -> Result<Reply, Denial> {
+        // Where nobody knows what became of it, it is not carried out a second time.
+        self.was_carried_out(who)?;
         let request = self.request(who);
         let mut outcome = self.store.execute_for(request, &command)?;
         if outcome == Err(Refusal::Unattended) {
@@ -258,8 +260,14 @@ impl LockService {
 
     /// Whether the daemon before this one has carried out a step of the request that `who` made. What stands in its
     /// way now is what it has done itself.
-    pub fn was_carried_out(&self, who: Requester) -> bool {
-        who.resent && self.request(who).is_some_and(|request| self.store.remembers(request))
+    ///
+    /// # Errors
+    /// [`StoreError`]: nobody knows, and it must not be carried out a second time.
+    pub fn was_carried_out(&self, who: Requester) -> Result<bool, StoreError> {
+        match self.request(who).filter(|_| who.resent) {
+            Some(request) => self.store.remembers(request),
+            None => Ok(false),
+        }
     }
 
     /// The mount that this service answers for.

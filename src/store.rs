@@ -57,7 +57,10 @@ pub trait LockStore: Send + Sync + fmt::Debug {
 
     /// Whether a step of that request was carried out, and its outcome is still remembered: what its caller sees
     /// now is what it has done itself.
-    fn remembers(&self, request: RequestId) -> bool;
+    ///
+    /// # Errors
+    /// [`StoreError::Timeout`]: what the daemon before this one was answered is lost, and nobody knows.
+    fn remembers(&self, request: RequestId) -> Result<bool, StoreError>;
 
     /// The time on the store's clock, which decides what has expired.
     fn now(&self) -> Now;

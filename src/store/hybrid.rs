@@ -433,8 +433,8 @@ impl LockStore for HybridStore {
         self.pair.mirror.recall_opens(mount, opens)
     }
 
-    fn remembers(&self, request: RequestId) -> bool {
-        self.pair.redis.remembers(request) || self.pair.mirror.remembers(request)
+    fn remembers(&self, request: RequestId) -> Result<bool, StoreError> {
+        Ok(self.pair.mirror.remembers(request)? || self.pair.redis.remembers(request)?)
     }
 
     fn now(&self) -> Now {

@@ -307,9 +307,8 @@ impl<J: Journal> LockStore for TableStore<J> {
         self.amend(|table, now| (table.close_but(now, mount, &counts), ()))
     }
 
-    fn remembers(&self, request: RequestId) -> bool {
-        // Who can't say is asked in earnest right after.
-        self.state().is_ok_and(|state| state.answers.has(request))
+    fn remembers(&self, request: RequestId) -> Result<bool, StoreError> {
+        Ok(self.state()?.answers.has(request))
     }
 
     fn now(&self) -> Now {

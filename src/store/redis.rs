@@ -282,8 +282,8 @@ impl LockStore for RedisStore {
         Ok(())
     }
 
-    fn remembers(&self, _request: RequestId) -> bool {
-        false
+    fn remembers(&self, _request: RequestId) -> Result<bool, StoreError> {
+        Ok(false)
     }
 
     fn now(&self) -> Now {

@@ -104,8 +104,6 @@ impl LockTable {
             self.share_mut(ino, mount).opens -= more;
             self.tidy_share(now, mount, ino);
         }
-        self.settle_queues(now);
-        self.wakes.clear();
         let mut changes = std::mem::take(&mut self.changes);
         changes.sort_unstable();
         changes.dedup();

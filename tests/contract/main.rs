@@ -49,6 +49,15 @@ macro_rules! contract {
                 losses_are_remembered_over_an_opening
                 a_file_without_names_lives_on_while_its_mount_does
         } try_cases! {
+            $ground; again:
+                a_request_asked_again_by_a_successor_gets_its_first_outcome
+                a_request_that_was_not_carried_out_is_carried_out_once
+                each_step_of_a_request_is_remembered
+                a_request_that_was_answered_is_forgotten_and_its_seat_used_again
+                requests_of_another_mount_are_others
+                a_lock_asked_for_again_is_had_once
+                what_is_open_is_what_the_handles_say
+        } try_cases! {
             $ground; queues:
                 a_mount_that_is_taken_over_has_what_it_had
                 who_was_told_before_the_store_was_opened_again_is_told_once_more

@@ -43,7 +43,7 @@ impl LockStore for Buggy {
     fn recall_opens(&self, mount: MountId, opens: &[(Ino, u64)]) -> Result<(), StoreError> {
         self.0.recall_opens(mount, opens)
     }
-    fn remembers(&self, request: RequestId) -> bool {
+    fn remembers(&self, request: RequestId) -> Result<bool, StoreError> {
         self.0.remembers(request)
     }
     fn now(&self) -> Now {
