@@ -13,7 +13,7 @@ use tempfile::TempDir;
 use crate::house::Ground;
 use crate::servers::clock::ServerClock;
 use crate::servers::redis::RedisServer;
-use crate::world::{OWNER, dawn};
+use crate::world::{OWNER, dawn, mount_id};
 
 /// Memory, of which nothing is left when it is closed.
 #[derive(Debug)]
@@ -49,6 +49,8 @@ impl Ground for Level {
 #[derive(Debug)]
 pub(crate) struct Redis {
     namespace: String,
+    /// Whether a daemon has served the first mount before.
+    was_open: bool,
 }
 
 struct Server {
@@ -75,7 +77,7 @@ impl Ground for Redis {
             server.namespaces.set(server.namespaces.get() + 1);
             server.namespaces.get()
         });
-        Self { namespace: format!("test-{number}") }
+        Self { namespace: format!("test-{number}"), was_open: false }
     }
 
     fn open(&mut self, clock: Arc<ManualClock>) -> Box<dyn LockStore> {
@@ -88,7 +90,10 @@ impl Ground for Redis {
             machine: "machine".to_owned(),
             owner: (OWNER, OWNER),
             state: None,
-            tenure: Tenure::begin().expect("random numbers"),
+            tenure: match std::mem::replace(&mut self.was_open, true) {
+                true => Tenure::TakenOver(mount_id(0)),
+                false => Tenure::Begun(mount_id(0)),
+            },
             window: Duration::from_secs(300),
         };
         Box::new(RedisStore::open(&options, clock).expect("the server is there, and nobody has the name"))
