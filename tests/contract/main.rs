@@ -4,12 +4,14 @@
 //! |---|---|
 //! | `law` | properties of random histories, judged by `shadow`, `rights`, `model` and `crowd` |
 //! | `differential` | each store beside the table: same acts, same answers |
+//! | `crash` | the store in LevelDB, killed after each step |
 //! | `cases` | promises, each tried on each store; `house` has their words |
 //! | `world`, `search` | random histories, and the shortest that breaks a claim |
 //!
 //! A new store is a [`Ground`](house::Ground), and one line at the end of this file.
 
 mod cases;
+mod crash;
 mod crowd;
 mod differential;
 mod grounds;
