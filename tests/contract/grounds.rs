@@ -71,6 +71,19 @@ fn micros(now: Now) -> i64 {
     now.wall.secs() * 1_000_000 + i64::from(now.wall.subsec_nanos() / 1_000)
 }
 
+impl Redis {
+    /// The server loses the keys of that kind.
+    pub(crate) fn lose(&self, kind: &str) {
+        let keys = format!("lockfs:{{{}}}:{kind}*", self.namespace);
+        SERVER.with(|server| {
+            let mut link = server.redis.connect().expect("the server is there");
+            let keys: Vec<Vec<u8>> = redis::cmd("KEYS").arg(keys).query(&mut link).expect("it lists them");
+            assert!(!keys.is_empty(), "there is nothing to lose");
+            redis::cmd("DEL").arg(keys).query::<()>(&mut link).expect("it forgets them");
+        });
+    }
+}
+
 impl Ground for Redis {
     fn lay() -> Self {
         let number = SERVER.with(|server| {

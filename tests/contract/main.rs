@@ -5,6 +5,7 @@
 //! | `law` | properties of random histories, judged by `shadow`, `rights`, `model` and `crowd` |
 //! | `differential` | each store beside the table: same acts, same answers |
 //! | `crash` | the store in LevelDB, killed after each step |
+//! | `succession` | the store on Redis, with one daemon after another |
 //! | `cases` | promises, each tried on each store; `house` has their words |
 //! | `world`, `search` | random histories, and the shortest that breaks a claim |
 //!
@@ -23,6 +24,7 @@ mod search;
 #[path = "../servers/mod.rs"]
 mod servers;
 mod shadow;
+mod succession;
 mod world;
 
 /// Makes a test of each case named.
