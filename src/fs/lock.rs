@@ -121,6 +121,11 @@ impl LockFs {
             answer(outcome.map(|_: Reply| ()).map_err(Error::from));
         };
         let command = |waiting| Command::Lock { caller: caller.clone(), ino, claim, waiting };
+        // Asked again it may have its place in the queue, and must not be granted beside that.
+        if let Some(request) = request.filter(|_| who.resent) {
+            let waiting = Waiting { request, alone: self.service.is_alone(who, &caller) };
+            return self.service.wait(who, request, command(Some(waiting)), Box::new(note));
+        }
         // Who does not have to wait need not be looked at. What nobody knows the outcome of the store undoes.
         match (self.service.step(who, command(None)), request) {
             (Err(Denial::Refused(Refusal::Taken)), Some(request)) => {
@@ -137,8 +142,8 @@ impl LockFs {
     /// The store can't say; the lock is let go of when it can.
     pub fn unlock(
         &self,
-        number: u64,
-        handle: u64,
+        who: Requester,
+        (number, handle): (u64, u64),
         style: Style,
         key: u64,
         range: Range,
@@ -148,7 +153,8 @@ impl LockFs {
             // It has none left, through whichever handle.
             self.uses.take(ino, |one| one.style == style && one.key == key);
         }
-        self.service.settle(Command::Unlock { mount: self.service.mount(), ino, style, key, range });
+        let mount = self.service.mount();
+        self.service.settle_of(who, Command::Unlock { mount, ino, style, key, range });
         Ok(())
     }
 

@@ -38,7 +38,7 @@ use super::level::{LevelError, LevelStore};
 use super::redis::{self, RedisStore};
 use super::{Durability, EventPage, Health, LockStore, StoreError, Wakes};
 use crate::clock::{BootTime, Clock, Now};
-use crate::lock::{Attributes, Ino, Mount, Name, Session, SessionId, Token, Ttl, Waiter};
+use crate::lock::{Attributes, Ino, Mount, MountId, Name, RequestId, Session, SessionId, Token, Ttl, Waiter};
 use crate::table::{Command, Counts, Entry, Outcome, Refusal, Reply, Spot, View};
 use alias::Aliases;
 use chronicle::Chronicle;
@@ -424,8 +424,17 @@ fn refused(grants: Grants) -> StoreError {
 }
 
 impl LockStore for HybridStore {
-    fn execute(&self, command: &Command) -> Result<Outcome, StoreError> {
-        self.pair.execute(command)
+    fn execute_for(&self, request: Option<RequestId>, command: &Command) -> Result<Outcome, StoreError> {
+        self.pair.execute(request, command)
+    }
+
+    fn recall_opens(&self, mount: MountId, opens: &[(Ino, u64)]) -> Result<(), StoreError> {
+        self.pair.redis.recall_opens(mount, opens)?;
+        self.pair.mirror.recall_opens(mount, opens)
+    }
+
+    fn remembers(&self, request: RequestId) -> Result<bool, StoreError> {
+        Ok(self.pair.mirror.remembers(request)? || self.pair.redis.remembers(request)?)
     }
 
     fn now(&self) -> Now {
@@ -610,7 +619,7 @@ fn given<'a>(command: &'a Command, outcome: &Outcome) -> Option<(Ino, &'a Spot)>
 }
 
 impl Pair {
-    fn execute(&self, command: &Command) -> Result<Outcome, StoreError> {
+    fn execute(&self, request: Option<RequestId>, command: &Command) -> Result<Outcome, StoreError> {
         let deadline = self.system.now().boot + self.limit;
         loop {
             let turn = self.await_turn(deadline)?;
@@ -624,7 +633,7 @@ impl Pair {
             if let Some(refusal) = self.has_lost(&command)? {
                 return Ok(Err(refusal));
             }
-            match self.redis.execute(&command) {
+            match self.redis.execute_for(request, &command) {
                 Err(StoreError::Unavailable(_)) if self.era() != turn.era => {}
                 Ok(outcome) => return self.accept(&command, outcome, turn.era),
                 Err(error) => return Err(error),

@@ -26,7 +26,8 @@
 //! | `w:SUBJECT` | sorted set | who waits for a lock on an object or for a name, in their order |
 //! | `waits`, `k:ID` | hash, set | who waits, of all; of a session |
 //! | `r` | sorted set | until when something is reserved for whom |
-//! | `q:DAEMON` | hash | the last answer to each request under way |
+//! | `q:DAEMON` | hash | the last answer to each request under way; behind `k` what the kernel calls it; under `/` who serves the mount since |
+//! | `a:MOUNT` | set | the keys of answers of the daemons that served a mount |
 //!
 //! No key of locks has an expiry of the server's: a part that goes by itself would tear the tree, and servers
 //! evict what has one first (`volatile-*`). A lock past its deadline is dead for every script, and any daemon
@@ -52,6 +53,7 @@ mod script;
 mod sentinel;
 mod standing;
 mod steps;
+mod succession;
 mod tap;
 mod tls;
 mod undo;
@@ -71,9 +73,9 @@ pub use handshake::Server;
 pub use link::{Fault, Link, LinkError};
 pub use primary::{Generation, Primary, Unreachable};
 
-use super::{EventPage, Health, LockStore, StoreError, Wakes};
+use super::{EventPage, Health, LockStore, StoreError, Tenure, Wakes};
 use crate::clock::{BootTime, Clock, Now};
-use crate::lock::{Attributes, Ino, Kind, Mount, Session, SessionId, Token, Ttl, Waiter};
+use crate::lock::{Attributes, Ino, Kind, Mount, MountId, RequestId, Session, SessionId, Token, Ttl, Waiter};
 use crate::table::{Command, Counts, Entry, Outcome, Spot, View};
 use codec::Reader;
 use copies::Copies;
@@ -113,6 +115,8 @@ pub struct Options {
     pub owner: (u32, u32),
     /// Where small state is kept that outlives the daemon: the path of a file, to which endings are added.
     pub state: Option<PathBuf>,
+    /// The mount that is served, and whether another daemon has served it before.
+    pub tenure: Tenure,
     /// How long hosts may take to say what they hold where the server has lost the namespace; longer than that
     /// no lock lives untouched.
     pub window: Duration,
@@ -166,7 +170,8 @@ impl RedisStore {
         let undo = UndoList::open(file(".undo").as_deref()).map_err(failed)?;
         let prefix = format!("lockfs:{{{}}}:", options.namespace);
         let acks = options.acks.count();
-        let requests = Requests::new(primary.map_err(failed)?, clock, &prefix, &instance, acks, undo);
+        let requests =
+            Requests::new(primary.map_err(failed)?, clock, &prefix, &instance, acks, (undo, options.tenure));
         let (requests, copies) = (Arc::new(requests), Arc::<Mutex<Copies>>::default());
         let who = (options.host.as_str(), format!("{} {instance}", options.machine));
         let memory = Memory(file(".namespace"));
@@ -267,13 +272,32 @@ impl RedisStore {
 }
 
 impl LockStore for RedisStore {
-    fn execute(&self, command: &Command) -> Result<Outcome, StoreError> {
+    fn execute_for(&self, request: Option<RequestId>, command: &Command) -> Result<Outcome, StoreError> {
         let now = self.requests.now();
         if let Some((outcome, wakes)) = self.copies(|copies| copies.execute(now, command)) {
             self.waker.tell(&self.requests, wakes);
             return Ok(outcome);
         }
+        // What a mount says for itself is so however often it says it.
+        let asked = request.filter(|_| command.caller().is_some());
+        let _asked = self.requests.succession.begin(asked, command.number());
         self.carry_out(command)
+    }
+
+    fn recall_opens(&self, mount: MountId, opens: &[(Ino, u64)]) -> Result<(), StoreError> {
+        self.requests.succession.note_handles(opens.iter().map(|(_, request)| *request));
+        self.copies(|copies| {
+            for (ino, _) in opens {
+                copies.opens.open_untold(*ino, mount);
+                copies.tell_again(*ino, mount);
+            }
+        });
+        self.tell_opens();
+        Ok(())
+    }
+
+    fn remembers(&self, request: RequestId) -> Result<bool, StoreError> {
+        self.requests.succession.remembers(request)
     }
 
     fn now(&self) -> Now {
