@@ -2,7 +2,8 @@
 //!
 //! A call names inodes by number; `node.rs` says what a number stands for. What changes a lock becomes one
 //! [`Command`](crate::table::Command) on behalf of the calling process; what only looks asks the store.
-//! Nothing is kept here but handles, and what the kernel was told of synthetic inodes.
+//! Nothing is kept here but handles, and what the kernel was told of synthetic inodes; `ledger.rs` keeps that for
+//! whoever serves the mount after this daemon.
 
 mod describe;
 mod door;
@@ -10,6 +11,7 @@ mod error;
 mod events;
 mod file;
 mod handle;
+mod ledger;
 mod listing;
 mod lock;
 mod meter;
@@ -23,6 +25,7 @@ use std::sync::Arc;
 
 pub use error::Error;
 pub use file::{Access, Opened};
+pub use ledger::{Began, Connection, Ledger, State as LedgerState};
 pub use listing::DirectoryEntry;
 pub use meter::Meters;
 pub use xattr::SetMode;
@@ -96,16 +99,29 @@ pub struct LockFs {
 const LOCKS_MAX: u64 = 1 << 32;
 
 impl LockFs {
-    /// The file system of `service`.
+    /// The file system of `service`, for a mount that ends with it.
     pub fn new(service: Arc<LockService>, about: About) -> Self {
+        Self::resumed(service, about, Arc::default(), LedgerState::default())
+    }
+
+    /// The file system of `service` that goes on where an earlier daemon has left its `state`, and notes in `ledger` what
+    /// the next one needs.
+    pub fn resumed(
+        service: Arc<LockService>,
+        about: About,
+        ledger: Arc<Ledger>,
+        mut state: LedgerState,
+    ) -> Self {
+        let handles = Handles::new(&mut state, Arc::clone(&ledger));
+        handles.sessions().iter().for_each(|id| service.session_opened(id));
         Self {
+            nodes: Nodes::new(&mut state, Arc::clone(&ledger)),
+            handles,
+            events: EventFile::new(service.store(), &state, Arc::clone(&ledger)),
+            meters: Meters::default(),
+            uses: Uses::new(&mut state, ledger),
             service,
             about,
-            nodes: Nodes::default(),
-            handles: Handles::default(),
-            events: EventFile::default(),
-            meters: Meters::default(),
-            uses: Uses::default(),
         }
     }
 
