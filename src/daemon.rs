@@ -22,7 +22,7 @@ use crate::locks::{HostId, HostIdError, LockService, Processes, Tending, Waking,
 use crate::store::hybrid::{self, HybridStore, OpenError};
 use crate::store::level::{LevelError, LevelStore};
 use crate::store::redis::{Address, Options, Place, RedisStore};
-use crate::store::{LockStore, StoreError};
+use crate::store::{LockStore, StoreError, Tenure};
 use notify::Manager;
 use scrape::Port;
 
@@ -120,8 +120,9 @@ fn serve_to(settings: &Settings, manager: &Manager, ready: impl FnOnce()) -> Res
     manager.starting(format_args!("opening the {} store", settings.backend));
     let port = settings.metrics.map(|listen| Port::open(listen.address()));
     let port = port.transpose().map_err(|error| network_is_allowed().err().unwrap_or(error))?;
-    let store = open(settings, clock)?;
-    let served = serve_store(settings, Arc::clone(&store), port, signals, manager, ready);
+    let tenure = Tenure::begin()?;
+    let store = open(settings, tenure, clock)?;
+    let served = serve_store(settings, Arc::clone(&store), tenure, port, signals, manager, ready);
     manager.stopping();
     let closed = store.close();
     served?;
@@ -131,13 +132,15 @@ fn serve_to(settings: &Settings, manager: &Manager, ready: impl FnOnce()) -> Res
 fn serve_store(
     settings: &Settings,
     store: Arc<dyn LockStore>,
+    tenure: Tenure,
     port: Option<Port>,
     signals: Signals,
     manager: &Manager,
     ready: impl FnOnce(),
 ) -> Result<(), Error> {
     let host: HostId = settings.host_id.parse().map_err(Error::Host)?;
-    let service = Arc::new(LockService::new(Arc::clone(&store), Processes::new(host)?, settings.ttl));
+    let processes = Processes::new(host)?;
+    let service = Arc::new(LockService::new(Arc::clone(&store), processes, settings.ttl, tenure));
     service.take_up()?;
     let metrics_at = port.as_ref().map(Port::address).transpose()?;
     let fs = Arc::new(LockFs::new(Arc::clone(&service), about(settings, store.now(), metrics_at)));
@@ -163,7 +166,7 @@ fn serve_store(
     Ok(served?)
 }
 
-fn open(settings: &Settings, clock: Arc<dyn Clock>) -> Result<Arc<dyn LockStore>, Error> {
+fn open(settings: &Settings, tenure: Tenure, clock: Arc<dyn Clock>) -> Result<Arc<dyn LockStore>, Error> {
     // SAFETY: geteuid(2) and getegid(2) take nothing and can't fail.
     let owner = unsafe { (libc::geteuid(), libc::getegid()) };
     if let Some(RedisSettings { endpoint, acks }) = &settings.redis {
@@ -179,6 +182,7 @@ fn open(settings: &Settings, clock: Arc<dyn Clock>) -> Result<Arc<dyn LockStore>
             machine: machine_id(&BootId::current()?),
             owner,
             state: Some(settings.data_dir.join(format!("{}.redis", settings.namespace))),
+            tenure,
             window: settings.ttl.span().unwrap_or(LONGEST_WINDOW).min(LONGEST_WINDOW),
         };
         if settings.backend == Backend::Hybrid {

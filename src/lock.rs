@@ -11,7 +11,7 @@ mod record;
 mod session;
 mod ttl;
 
-pub use advisory::{Claim, Grant, LockOwner, Mode, Mount, MountId, Range, Style, WaitId, Waiter};
+pub use advisory::{Claim, Grant, LockOwner, Mode, Mount, MountId, Range, RequestId, Style, WaitId, Waiter};
 pub use event::{Event, EventKind};
 pub use name::{LockPath, Name, NameError};
 pub use number::{Ino, Token};

@@ -21,8 +21,8 @@ pub use tending::Tending;
 pub use waiters::{Answer, Waking};
 
 use crate::clock::BootTime;
-use crate::lock::{Mount, MountId, Session, SessionError, SessionId, SessionKind, Ttl};
-use crate::store::{LockStore, StoreError};
+use crate::lock::{Mount, MountId, RequestId, Session, SessionError, SessionId, SessionKind, Ttl};
+use crate::store::{LockStore, StoreError, Tenure};
 use crate::table::{Caller, Command, Refusal, Reply, View};
 use waiters::Waiters;
 
@@ -35,6 +35,11 @@ pub struct Requester {
     pub gid: u32,
     /// The thread's id; 0 where it is of a pid namespace that the daemon can't see into.
     pub pid: u32,
+    /// The kernel's number of the request, without the mark of one that is sent again; 0 where there is none, which
+    /// the kernel gives to no request.
+    pub request: u64,
+    /// Whether the kernel sends the request again: the daemon before this one may have carried it out.
+    pub resent: bool,
 }
 
 /// Why a process did not get what it asked.
@@ -125,11 +130,12 @@ pub struct LockService {
 }
 
 impl LockService {
-    /// The service of `store` on the host that `processes` looks at; locks get `ttl` where nothing nearer says.
-    pub fn new(store: Arc<dyn LockStore>, processes: Processes, ttl: Ttl) -> Self {
+    /// The service of `store` on the host that `processes` looks at, for one mount; locks get `ttl` where nothing
+    /// nearer says.
+    pub fn new(store: Arc<dyn LockStore>, processes: Processes, ttl: Ttl, tenure: Tenure) -> Self {
         let scope = store.scope();
         // Where no other host is, nobody else could be given what this mount has.
-        let mount = processes.mount(if scope == "host" { Ttl::Never } else { ttl });
+        let mount = processes.mount(tenure.mount(), if scope == "host" { Ttl::Never } else { ttl });
         Self {
             store,
             processes,
@@ -137,7 +143,8 @@ impl LockService {
             ttl,
             scope,
             mount,
-            leases: AtomicU64::new(0),
+            // The lease of the daemon before this one goes on, if it is still there.
+            leases: AtomicU64::new(matches!(tenure, Tenure::TakenOver(_)).into()),
             renewed: Mutex::default(),
             swept: Mutex::default(),
             queue_again: AtomicBool::new(false),
@@ -201,10 +208,11 @@ impl LockService {
     /// [`Denial`]: the law's refusal, after a second look where the holder's job has ended or the caller
     /// descends from it; or the store's failure.
     pub fn step(&self, who: Requester, mut command: Command) -> Result<Reply, Denial> {
-        let mut outcome = self.store.execute(&command)?;
+        let request = self.request(who);
+        let mut outcome = self.store.execute_for(request, &command)?;
         if outcome == Err(Refusal::Unattended) {
             self.attend()?;
-            outcome = self.store.execute(&command)?;
+            outcome = self.store.execute_for(request, &command)?;
         }
         // A rename may meet two holders.
         for _ in 0..2 {
@@ -216,7 +224,7 @@ impl LockService {
                 Second::Again => command,
                 Second::AsWell => command.speaking_also_for(holder.clone()),
             };
-            outcome = self.store.execute(&command)?;
+            outcome = self.store.execute_for(request, &command)?;
         }
         match (&outcome, command.caller()) {
             // Who only waits, or locks what nobody holds, has nothing that would have to be renewed.
@@ -232,6 +240,17 @@ impl LockService {
             (_, None) => {}
         }
         outcome.map_err(Denial::Refused)
+    }
+
+    /// The request of the kernel's that `who` made, if it is one.
+    pub(super) fn request(&self, who: Requester) -> Option<RequestId> {
+        (who.request != 0).then_some(RequestId { mount: self.mount.id, number: who.request })
+    }
+
+    /// Whether the daemon before this one has carried out a step of the request that `who` made. What stands in its
+    /// way now is what it has done itself.
+    pub fn was_carried_out(&self, who: Requester) -> bool {
+        who.resent && self.request(who).is_some_and(|request| self.store.remembers(request))
     }
 
     /// The mount that this service answers for.

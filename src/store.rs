@@ -20,7 +20,9 @@ pub use local::EventPage;
 pub use memory::MemoryStore;
 
 use crate::clock::Now;
-use crate::lock::{Attributes, Ino, Mount, Session, SessionId, Token, Ttl, WaitId, Waiter};
+use crate::lock::{
+    Attributes, Ino, Mount, MountId, RequestId, Session, SessionId, Token, Ttl, WaitId, Waiter,
+};
 use crate::table::{Command, Counts, Entry, Outcome, Spot, View};
 
 /// A namespace of locks. Every method is one atomic step.
@@ -30,7 +32,24 @@ pub trait LockStore: Send + Sync + fmt::Debug {
     ///
     /// # Errors
     /// [`StoreError`]: the store can't say, or can't keep it.
-    fn execute(&self, command: &Command) -> Result<Outcome, StoreError>;
+    fn execute(&self, command: &Command) -> Result<Outcome, StoreError> {
+        self.execute_for(None, command)
+    }
+
+    /// The same, as a part of a request of the kernel's. What it gave or changed is given once: a daemon that took the
+    /// mount over and is asked the request again gets the first outcome, however the one before it ended. A refusal
+    /// changes nothing, and is decided anew.
+    ///
+    /// A thread that asks for another request has answered the one before. A request makes no two steps of one kind
+    /// that both change something.
+    ///
+    /// # Errors
+    /// [`StoreError`]: the store can't say, or can't keep it.
+    fn execute_for(&self, request: Option<RequestId>, command: &Command) -> Result<Outcome, StoreError>;
+
+    /// Whether a step of that request was carried out, and its outcome is still remembered: what its caller sees
+    /// now is what it has done itself.
+    fn remembers(&self, request: RequestId) -> bool;
 
     /// The time on the store's clock, which decides what has expired.
     fn now(&self) -> Now;
@@ -157,6 +176,31 @@ pub trait LockStore: Send + Sync + fmt::Debug {
     /// # Errors
     /// [`StoreError`]: the store can't keep it.
     fn close(&self) -> Result<(), StoreError>;
+}
+
+/// How a daemon came to the mount that it serves.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Tenure {
+    /// It mounted it. What mounts before it had is left behind.
+    Begun(MountId),
+    /// Another daemon served it until now: what the mount has in the store it keeps.
+    TakenOver(MountId),
+}
+
+impl Tenure {
+    /// That of a mount that is new.
+    ///
+    /// # Errors
+    /// When the system has no random numbers.
+    pub fn begin() -> io::Result<Self> {
+        Ok(Self::Begun(MountId::from_u64(u64::from_ne_bytes(random()?))))
+    }
+
+    /// The mount.
+    pub const fn mount(self) -> MountId {
+        let (Self::Begun(mount) | Self::TakenOver(mount)) = self;
+        mount
+    }
 }
 
 /// Calls that wait, and should ask again.

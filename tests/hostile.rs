@@ -16,7 +16,7 @@ use lockfs::lock::{
     Body, Claim, Ino, Mode, Mount, MountId, Name, Origin, Range, SessionId, SessionKind, Style, Ttl,
 };
 use lockfs::store::redis::{Acks, Endpoint, Options, RedisStore};
-use lockfs::store::{Fact, LockStore, State, StoreError, Value};
+use lockfs::store::{Fact, LockStore, State, StoreError, Tenure, Value};
 use lockfs::table::{
     Begin, Caller, Claimant, Command, Existing, New, Opening, Outcome, Refusal, Reply, Spot,
 };
@@ -126,6 +126,7 @@ impl<'a> Scene<'a> {
                 machine: name.to_owned(),
                 owner: (0, 0),
                 state: None,
+                tenure: Tenure::begin().expect("random numbers"),
                 window: Duration::from_secs(30),
             };
             let store = RedisStore::open(&options, Arc::new(SystemClock)).unwrap();

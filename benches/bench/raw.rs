@@ -12,8 +12,8 @@ use std::time::{Duration, Instant};
 use lockfs::clock::SystemClock;
 use lockfs::lock::{Claim, Ino, Mode, Name, Range, Style, Ttl};
 use lockfs::locks::{LockService, Processes, Requester};
-use lockfs::store::LockStore;
 use lockfs::store::redis::{Acks, Endpoint, Options, RedisStore};
+use lockfs::store::{LockStore, Tenure};
 use lockfs::table::{Caller, Command, Existing, New, Opening, Reply, Spot};
 
 use crate::client::{self, Measured, Sample, Task, Work};
@@ -31,7 +31,7 @@ const KEY: u64 = 1;
 const TTL: Duration = Duration::from_secs(300);
 
 /// A namespace of the server at `url`, as the daemon opens it.
-fn open(url: &str, namespace: &str) -> io::Result<Arc<dyn LockStore>> {
+fn open(url: &str, namespace: &str, tenure: Tenure) -> io::Result<Arc<dyn LockStore>> {
     let endpoint = Endpoint::parse(url).map_err(io::Error::other)?;
     let options = Options {
         acks: Acks::default_of(&endpoint.place),
@@ -41,6 +41,7 @@ fn open(url: &str, namespace: &str) -> io::Result<Arc<dyn LockStore>> {
         machine: "bench".to_owned(),
         owner: (0, 0),
         state: None,
+        tenure,
         window: TTL,
     };
     Ok(Arc::new(RedisStore::open(&options, Arc::new(SystemClock)).map_err(io::Error::other)?))
@@ -55,9 +56,10 @@ pub(crate) struct Raw {
 
 impl Raw {
     pub(crate) fn open(url: &str, namespace: &str) -> io::Result<Self> {
+        let tenure = Tenure::begin()?;
         let processes = Processes::new(HOST.parse().map_err(|_| io::Error::other("no host id"))?)?;
-        let service = LockService::new(open(url, namespace)?, processes, Ttl::For(TTL));
-        let who = Requester { uid: 0, gid: 0, pid: std::process::id() };
+        let service = LockService::new(open(url, namespace, tenure)?, processes, Ttl::For(TTL), tenure);
+        let who = Requester { uid: 0, gid: 0, pid: std::process::id(), request: 0, resent: false };
         let caller = service.caller(who).map_err(io::Error::other)?;
         Ok(Self { service, caller })
     }

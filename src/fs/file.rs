@@ -205,7 +205,7 @@ impl LockFs {
     }
 
     /// The last close of an open file.
-    pub fn release(&self, number: u64) {
+    pub fn release(&self, who: Requester, number: u64) {
         let Some(handle) = self.handles.remove(number) else {
             return;
         };
@@ -216,7 +216,7 @@ impl LockFs {
             self.service.session_closed(session);
         }
         if let Some(ino) = handle.ino {
-            self.service.settle(Command::Close { mount: self.service.mount(), ino });
+            self.service.settle_of(who, Command::Close { mount: self.service.mount(), ino });
         }
     }
 

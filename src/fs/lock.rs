@@ -175,8 +175,8 @@ impl LockFs {
     /// The store can't say; the lock is let go of when it can.
     pub fn unlock(
         &self,
-        number: u64,
-        handle: u64,
+        who: Requester,
+        (number, handle): (u64, u64),
         style: Style,
         key: u64,
         range: Range,
@@ -186,7 +186,8 @@ impl LockFs {
             // It has none left, through whichever handle.
             self.uses.take(ino, |one| one.style == style && one.key == key);
         }
-        self.service.settle(Command::Unlock { mount: self.service.mount(), ino, style, key, range });
+        let mount = self.service.mount();
+        self.service.settle_of(who, Command::Unlock { mount, ino, style, key, range });
         Ok(())
     }
 

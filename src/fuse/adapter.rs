@@ -32,6 +32,9 @@ const BLOCK_SIZE: u32 = 4096;
 /// readdir(3) asks for.
 const LISTING: usize = 1024;
 
+/// What marks the number of a request that the kernel sends again (`FUSE_UNIQUE_RESEND` of `linux/fuse.h`).
+const RESENT: u64 = 1 << 63;
+
 /// Inode numbers are never used again, so their generation never changes.
 const GENERATION: Generation = Generation(0);
 
@@ -70,7 +73,8 @@ impl Adapter {
         let began = self.fs.now().boot;
         let made = self.serve(name, make)?;
         let lasted = self.fs.now().boot.since(began);
-        if !self.fs.was_killed(who(request), request.unique().into(), lasted) {
+        let who = who(request);
+        if !self.fs.was_killed(who, who.request, lasted) {
             return Ok(made);
         }
         log::debug!("undone: its caller was killed pid={}", request.pid());
@@ -160,7 +164,14 @@ fn reply_open(reply: ReplyOpen, answer: Result<u64, Errno>) {
 }
 
 fn who(request: &Request) -> Requester {
-    Requester { uid: request.uid(), gid: request.gid(), pid: request.pid() }
+    let number: u64 = request.unique().into();
+    Requester {
+        uid: request.uid(),
+        gid: request.gid(),
+        pid: request.pid(),
+        request: number & !RESENT,
+        resent: number & RESENT != 0,
+    }
 }
 
 fn validity(keep: Keep) -> Duration {
@@ -385,9 +396,8 @@ impl Filesystem for Adapter {
         let (who, access) = (who(request), access(flags.0));
         if access.writes && self.fs.is_door(ino.0) {
             self.fs.meters().count("open");
-            let number = request.unique().into();
             return self
-                .park("open", reply, reply_open, |fs, answer| fs.open_door(who, ino.0, number, answer));
+                .park("open", reply, reply_open, |fs, answer| fs.open_door(who, ino.0, who.request, answer));
         }
         reply_open(reply, self.serve("open", || self.fs.open(who, ino.0, access)));
     }
@@ -405,7 +415,7 @@ impl Filesystem for Adapter {
         let access = access(flags);
         let make = || self.fs.create(who(request), parent.0, name.as_bytes(), permissions(mode), access);
         let undo = |opened: &Opened| {
-            self.fs.release(opened.handle);
+            self.fs.release(who(request), opened.handle);
             match opened.was_made {
                 true => self.fs.unlink(who(request), parent.0, name.as_bytes()),
                 false => Ok(()),
@@ -516,13 +526,13 @@ impl Filesystem for Adapter {
         let asked = self.serve("setlk", || lock::read((start, end), kind, owner.0, pid));
         match asked {
             Ok(lock::Request::Lock(claim)) => {
-                let waits = waits.then(|| request.unique().into());
+                let waits = waits.then_some(who.request);
                 self.park("setlk", reply, Self::reply_empty, |fs, answer| {
                     fs.setlk(who, at, claim, waits, answer)
                 });
             }
             Ok(lock::Request::Unlock(style, range)) => {
-                let unlock = || self.fs.unlock(ino.0, handle.0, style, owner.0, range);
+                let unlock = || self.fs.unlock(who, at, style, owner.0, range);
                 Self::reply_empty(reply, self.guard("setlk", unlock));
             }
             Err(errno) => reply.error(errno),
@@ -531,7 +541,7 @@ impl Filesystem for Adapter {
 
     fn release(
         &self,
-        _: &Request,
+        request: &Request,
         _ino: INodeNo,
         handle: FileHandle,
         _flags: OpenFlags,
@@ -540,7 +550,7 @@ impl Filesystem for Adapter {
         reply: ReplyEmpty,
     ) {
         let release = || {
-            self.fs.release(handle.0);
+            self.fs.release(who(request), handle.0);
             Ok(())
         };
         Self::reply_empty(reply, self.serve("release", release));
@@ -575,9 +585,9 @@ impl Filesystem for Adapter {
         }
     }
 
-    fn releasedir(&self, _: &Request, _: INodeNo, handle: FileHandle, _: OpenFlags, reply: ReplyEmpty) {
+    fn releasedir(&self, request: &Request, _: INodeNo, handle: FileHandle, _: OpenFlags, reply: ReplyEmpty) {
         let release = || {
-            self.fs.release(handle.0);
+            self.fs.release(who(request), handle.0);
             Ok(())
         };
         Self::reply_empty(reply, self.serve("releasedir", release));

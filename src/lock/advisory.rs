@@ -7,7 +7,7 @@ use std::fmt;
 use super::{Origin, SessionId, Token};
 use crate::clock::{BootId, BootTime, WallTime};
 
-/// A mount: one daemon's connection to the kernel. Drawn at random by each daemon.
+/// A mount: one connection to the kernel, whichever daemon serves it at the time. Drawn at random when it is mounted.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct MountId(u64);
 
@@ -44,6 +44,16 @@ pub struct Mount {
     pub boot: BootId,
     /// The mount's lease: `Never` where nobody else could be given what it has.
     pub ttl: super::Ttl,
+}
+
+/// A request of the kernel's. Its daemon may end before it has answered: who serves the mount then is asked again, by
+/// the same number.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct RequestId {
+    /// The mount.
+    pub mount: MountId,
+    /// The number (`fuse_in_header.unique` of `linux/fuse.h`), without the mark of a request that is sent again.
+    pub number: u64,
 }
 
 /// Which call locks. The two kinds do not see each other, as on a local disk (flock(2), "NOTES").

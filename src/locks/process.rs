@@ -16,7 +16,6 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use super::Requester;
 use crate::clock::BootId;
 use crate::lock::{Job, Login, Mount, MountId, Origin, SessionError, SessionId, SessionKind, Ttl};
-use crate::store::random;
 use crate::table::{Begin, Claimant};
 
 /// How many callers are remembered; each keeps one descriptor open.
@@ -72,7 +71,6 @@ pub struct Processes {
     /// When the leaders of jobs started that were seen alive: a job whose leader has gone keeps its name.
     leaders: Mutex<HashMap<u32, u64>>,
     users: Mutex<HashMap<u32, String>>,
-    mount: MountId,
 }
 
 #[derive(Debug)]
@@ -174,7 +172,7 @@ impl Processes {
     /// The processes of this host, which is called `host`.
     ///
     /// # Errors
-    /// When `/proc` is not mounted, or the system has no random numbers.
+    /// When `/proc` is not mounted.
     pub fn new(host: HostId) -> std::io::Result<Self> {
         let boot = BootId::current()?;
         Ok(Self {
@@ -184,7 +182,6 @@ impl Processes {
             known: Mutex::default(),
             leaders: Mutex::default(),
             users: Mutex::default(),
-            mount: MountId::from_u64(u64::from_ne_bytes(random()?)),
         })
     }
 
@@ -193,10 +190,10 @@ impl Processes {
     }
 
     /// The mount that this process serves; what it has in a store outlives the process by `ttl`.
-    pub(super) fn mount(&self, ttl: Ttl) -> Mount {
+    pub(super) fn mount(&self, id: MountId, ttl: Ttl) -> Mount {
         let pid = std::process::id();
         let start = Stat::of(pid).map_or(0, |stat| stat.image.start);
-        Mount { id: self.mount, host: self.host.to_string(), pid, start, boot: self.boot.clone(), ttl }
+        Mount { id, host: self.host.to_string(), pid, start, boot: self.boot.clone(), ttl }
     }
 
     /// Whether the process that serves a mount of this host may live.
@@ -470,7 +467,7 @@ mod tests {
     }
 
     fn requester(pid: u32) -> Requester {
-        Requester { uid: 0, gid: 0, pid }
+        Requester { uid: 0, gid: 0, pid, request: 0, resent: false }
     }
 
     /// A shell in a job of its own that has printed a line; what it printed.
@@ -571,7 +568,9 @@ mod tests {
 
     #[test]
     fn a_caller_that_cannot_be_seen_is_a_session_of_its_user() {
-        let claimant = processes().claimant(Requester { uid: 77, gid: 7, pid: 0 }, Ttl::DEFAULT).unwrap();
+        let claimant = processes()
+            .claimant(Requester { uid: 77, gid: 7, pid: 0, request: 0, resent: false }, Ttl::DEFAULT)
+            .unwrap();
         assert_eq!((claimant.id.as_str(), &claimant.kind), ("77@dev1", &SessionKind::Unseen));
     }
 }

@@ -70,7 +70,12 @@ impl LockService {
         for batch in names(held).chunks(BATCH) {
             self.store.execute(&Command::Renew { sessions: batch.to_vec() })?.ok();
         }
-        let is_left = |mount: &Mount| self.is_of_this_host(&mount.host) && !self.processes.is_served(mount);
+        // A store of one host has one daemon: what else it serves is the mount of a dead one. Our own may have been
+        // another's until now.
+        let is_unserved = |mount: &Mount| self.scope == "host" || !self.processes.is_served(mount);
+        let is_left = |mount: &Mount| {
+            mount.id != self.mount.id && self.is_of_this_host(&mount.host) && is_unserved(mount)
+        };
         let left: Vec<MountId> =
             self.store.mounts()?.iter().filter(|mount| is_left(mount)).map(|mount| mount.id).collect();
         if !left.is_empty() {

@@ -16,7 +16,7 @@ fn service() -> (LockService, Arc<ManualClock>) {
     let clock = Arc::new(ManualClock::new(now));
     let store = MemoryStore::empty(Arc::clone(&clock) as Arc<dyn crate::clock::Clock>, 0, 0);
     let processes = Processes::new("here".parse().expect("a host id")).expect("/proc is mounted");
-    (LockService::new(Arc::new(store), processes, Ttl::For(TTL)), clock)
+    (LockService::new(Arc::new(store), processes, Ttl::For(TTL), Tenure::Begun(MountId::from_u64(7))), clock)
 }
 
 fn session(name: &str) -> SessionId {
@@ -57,7 +57,7 @@ fn is_held(service: &LockService, name: &str) -> bool {
 
 /// The job of this test, alive and of this boot, as the service itself sees it.
 fn living_job(service: &LockService) -> SessionKind {
-    let who = Requester { uid: 0, gid: 0, pid: std::process::id() };
+    let who = Requester { uid: 0, gid: 0, pid: std::process::id(), request: 0, resent: false };
     service.caller(who).expect("no session in the environment").session.kind.clone()
 }
 

@@ -16,7 +16,7 @@ use std::time::Duration;
 
 use super::{Denial, LockService, Requester};
 use crate::clock::BootTime;
-use crate::lock::WaitId;
+use crate::lock::{RequestId, WaitId};
 use crate::store::{StoreError, Wakes};
 use crate::table::{Command, Reply};
 
@@ -219,7 +219,16 @@ impl LockService {
 
     /// Carries out a step that nobody waits for; where the store can't, it is owed, and carried out later.
     pub fn settle(&self, command: Command) {
-        if self.store.execute(&command).is_err() {
+        self.settle_for(None, command);
+    }
+
+    /// The same, as a part of the request that `who` made.
+    pub fn settle_of(&self, who: Requester, command: Command) {
+        self.settle_for(self.request(who), command);
+    }
+
+    fn settle_for(&self, request: Option<RequestId>, command: Command) {
+        if self.store.execute_for(request, &command).is_err() {
             self.owed.lock().unwrap_or_else(PoisonError::into_inner).push(command);
         }
     }

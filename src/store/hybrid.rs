@@ -38,7 +38,7 @@ use super::level::{LevelError, LevelStore};
 use super::redis::{self, RedisStore};
 use super::{Durability, EventPage, Health, LockStore, StoreError, Wakes};
 use crate::clock::{BootTime, Clock, Now};
-use crate::lock::{Attributes, Ino, Mount, Name, Session, SessionId, Token, Ttl, Waiter};
+use crate::lock::{Attributes, Ino, Mount, Name, RequestId, Session, SessionId, Token, Ttl, Waiter};
 use crate::table::{Command, Counts, Entry, Outcome, Refusal, Reply, Spot, View};
 use alias::Aliases;
 use chronicle::Chronicle;
@@ -424,8 +424,12 @@ fn refused(grants: Grants) -> StoreError {
 }
 
 impl LockStore for HybridStore {
-    fn execute(&self, command: &Command) -> Result<Outcome, StoreError> {
-        self.pair.execute(command)
+    fn execute_for(&self, request: Option<RequestId>, command: &Command) -> Result<Outcome, StoreError> {
+        self.pair.execute(request, command)
+    }
+
+    fn remembers(&self, request: RequestId) -> bool {
+        self.pair.redis.remembers(request) || self.pair.mirror.remembers(request)
     }
 
     fn now(&self) -> Now {
@@ -610,7 +614,7 @@ fn given<'a>(command: &'a Command, outcome: &Outcome) -> Option<(Ino, &'a Spot)>
 }
 
 impl Pair {
-    fn execute(&self, command: &Command) -> Result<Outcome, StoreError> {
+    fn execute(&self, request: Option<RequestId>, command: &Command) -> Result<Outcome, StoreError> {
         let deadline = self.system.now().boot + self.limit;
         loop {
             let turn = self.await_turn(deadline)?;
@@ -624,7 +628,7 @@ impl Pair {
             if let Some(refusal) = self.has_lost(&command)? {
                 return Ok(Err(refusal));
             }
-            match self.redis.execute(&command) {
+            match self.redis.execute_for(request, &command) {
                 Err(StoreError::Unavailable(_)) if self.era() != turn.era => {}
                 Ok(outcome) => return self.accept(&command, outcome, turn.era),
                 Err(error) => return Err(error),

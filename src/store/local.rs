@@ -14,7 +14,7 @@ use std::time::Duration;
 
 use super::{Health, LockStore, State as Condition, StoreError, Wakes};
 use crate::clock::{Clock, Now};
-use crate::lock::{Attributes, Event, Ino, Mount, Session, SessionId, Token, Ttl, WaitId, Waiter};
+use crate::lock::{Attributes, Event, Ino, Mount, RequestId, Session, SessionId, Token, Ttl, WaitId, Waiter};
 use crate::table::{Change, Command, Counts, Entry, LockTable, New, Outcome, Reply, Spot, View};
 
 /// How many events a store remembers.
@@ -165,7 +165,7 @@ impl State {
 }
 
 impl<J: Journal> LockStore for TableStore<J> {
-    fn execute(&self, command: &Command) -> Result<Outcome, StoreError> {
+    fn execute_for(&self, _request: Option<RequestId>, command: &Command) -> Result<Outcome, StoreError> {
         self.journal.admit(command)?;
         let (outcome, kept) = {
             let mut state = self.state()?;
@@ -187,6 +187,10 @@ impl<J: Journal> LockStore for TableStore<J> {
             return Err(error);
         }
         Ok(outcome)
+    }
+
+    fn remembers(&self, _request: RequestId) -> bool {
+        false
     }
 
     fn now(&self) -> Now {

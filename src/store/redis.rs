@@ -71,9 +71,9 @@ pub use handshake::Server;
 pub use link::{Fault, Link, LinkError};
 pub use primary::{Generation, Primary, Unreachable};
 
-use super::{EventPage, Health, LockStore, StoreError, Wakes};
+use super::{EventPage, Health, LockStore, StoreError, Tenure, Wakes};
 use crate::clock::{BootTime, Clock, Now};
-use crate::lock::{Attributes, Ino, Kind, Mount, Session, SessionId, Token, Ttl, Waiter};
+use crate::lock::{Attributes, Ino, Kind, Mount, RequestId, Session, SessionId, Token, Ttl, Waiter};
 use crate::table::{Command, Counts, Entry, Outcome, Spot, View};
 use codec::Reader;
 use copies::Copies;
@@ -113,6 +113,8 @@ pub struct Options {
     pub owner: (u32, u32),
     /// Where small state is kept that outlives the daemon: the path of a file, to which endings are added.
     pub state: Option<PathBuf>,
+    /// The mount that is served, and whether another daemon has served it before.
+    pub tenure: Tenure,
     /// How long hosts may take to say what they hold where the server has lost the namespace; longer than that
     /// no lock lives untouched.
     pub window: Duration,
@@ -267,13 +269,17 @@ impl RedisStore {
 }
 
 impl LockStore for RedisStore {
-    fn execute(&self, command: &Command) -> Result<Outcome, StoreError> {
+    fn execute_for(&self, _request: Option<RequestId>, command: &Command) -> Result<Outcome, StoreError> {
         let now = self.requests.now();
         if let Some((outcome, wakes)) = self.copies(|copies| copies.execute(now, command)) {
             self.waker.tell(&self.requests, wakes);
             return Ok(outcome);
         }
         self.carry_out(command)
+    }
+
+    fn remembers(&self, _request: RequestId) -> bool {
+        false
     }
 
     fn now(&self) -> Now {

@@ -7,7 +7,7 @@ use std::time::Duration;
 use lockfs::clock::{BootId, BootTime, ManualClock, Now};
 use lockfs::store::level::LevelStore;
 use lockfs::store::redis::{Acks, Endpoint, Options, RedisStore};
-use lockfs::store::{Durability, LockStore, MemoryStore};
+use lockfs::store::{Durability, LockStore, MemoryStore, Tenure};
 use tempfile::TempDir;
 
 use crate::house::Ground;
@@ -88,6 +88,7 @@ impl Ground for Redis {
             machine: "machine".to_owned(),
             owner: (OWNER, OWNER),
             state: None,
+            tenure: Tenure::begin().expect("random numbers"),
             window: Duration::from_secs(300),
         };
         Box::new(RedisStore::open(&options, clock).expect("the server is there, and nobody has the name"))

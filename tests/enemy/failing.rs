@@ -11,9 +11,9 @@ use std::time::Duration;
 use lockfs::clock::{Clock, Now, SystemClock};
 use lockfs::fs::{About, LockFs};
 use lockfs::fuse::{Mount, MountOptions};
-use lockfs::lock::{Attributes, Ino, Mount as Served, Session, SessionId, Token, Ttl, Waiter};
+use lockfs::lock::{Attributes, Ino, Mount as Served, RequestId, Session, SessionId, Token, Ttl, Waiter};
 use lockfs::locks::{LockService, Processes};
-use lockfs::store::{EventPage, Health, LockStore, MemoryStore, StoreError, Wakes};
+use lockfs::store::{EventPage, Health, LockStore, MemoryStore, StoreError, Tenure, Wakes};
 use lockfs::table::{Command, Counts, Entry, Outcome, Spot, View};
 
 use super::common::{LOCKFS, Tree, errno};
@@ -32,11 +32,14 @@ fn tremble(spot: &Spot, name: &[u8]) {
 }
 
 impl LockStore for Buggy {
-    fn execute(&self, command: &Command) -> Result<Outcome, StoreError> {
+    fn execute_for(&self, request: Option<RequestId>, command: &Command) -> Result<Outcome, StoreError> {
         if let Command::Acquire { spot, .. } | Command::Unlink { spot, .. } = command {
             tremble(spot, b"unmakeable");
         }
-        self.0.execute(command)
+        self.0.execute_for(request, command)
+    }
+    fn remembers(&self, request: RequestId) -> bool {
+        self.0.remembers(request)
     }
     fn now(&self) -> Now {
         self.0.now()
@@ -107,7 +110,7 @@ fn buggy_mount(root: &Path) -> Mount {
     let since = clock.now();
     let store: Arc<dyn LockStore> = Arc::new(Buggy(MemoryStore::empty(clock, 0, 0)));
     let processes = Processes::new("here".parse().unwrap()).unwrap();
-    let service = Arc::new(LockService::new(store, processes, Ttl::DEFAULT));
+    let service = Arc::new(LockService::new(store, processes, Ttl::DEFAULT, Tenure::begin().unwrap()));
     let about = About {
         mountpoint: root.to_owned(),
         namespace: "test".to_owned(),

@@ -9,7 +9,7 @@ use lockfs::lock::{
     Event, EventKind, Ino, MountId, Name, Origin, Session, SessionId, SessionKind, Token, Ttl,
 };
 use lockfs::store::redis::{Endpoint, Options, RedisStore};
-use lockfs::store::{LockStore, StoreError};
+use lockfs::store::{LockStore, StoreError, Tenure};
 use lockfs::table::{
     Begin, Caller, Claimant, Command, Existing, New, Opening, Outcome, Refusal, RenameMode, Reply, Spot,
 };
@@ -37,6 +37,7 @@ impl Plan {
             machine: "machine-a".to_owned(),
             owner: (0, 0),
             state: None,
+            tenure: Tenure::begin().expect("random numbers"),
             window: Duration::from_secs(300),
         })
     }

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use lockfs::clock::SystemClock;
 use lockfs::store::redis::{Acks, Endpoint, Options, RedisStore};
-use lockfs::store::{LockStore, Value};
+use lockfs::store::{LockStore, Tenure, Value};
 
 use crate::cluster::Hosts;
 use crate::common::job::{Job, in_job};
@@ -379,6 +379,7 @@ fn a_namespace_that_was_just_founded_shows_no_drift_of_clocks() {
             machine: "machine".to_owned(),
             owner: (0, 0),
             state: None,
+            tenure: Tenure::begin().expect("random numbers"),
             window: Duration::from_secs(300),
         };
         let store = RedisStore::open(&options, Arc::new(SystemClock)).unwrap();
