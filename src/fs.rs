@@ -36,6 +36,7 @@ use crate::locks::{LockService, Requester};
 use crate::table::{Caller, Refusal};
 use events::EventFile;
 use handle::Handles;
+use ledger::Entry;
 use lock::Uses;
 use node::{Node, Nodes};
 
@@ -114,12 +115,15 @@ impl LockFs {
     ) -> Self {
         let handles = Handles::new(&mut state, Arc::clone(&ledger));
         handles.sessions().iter().for_each(|id| service.session_opened(id));
+        let uses = Uses::new(&mut state, Arc::clone(&ledger));
+        let book = Arc::clone(&ledger);
+        service.hear_leases(move |lease| book.note(&Entry::Lease(lease)));
         Self {
             nodes: Nodes::new(&mut state, Arc::clone(&ledger)),
             handles,
-            events: EventFile::new(service.store(), &state, Arc::clone(&ledger)),
+            events: EventFile::new(service.store(), &state, ledger),
             meters: Meters::default(),
-            uses: Uses::new(&mut state, ledger),
+            uses,
             service,
             about,
         }

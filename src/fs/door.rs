@@ -57,7 +57,7 @@ impl LockFs {
         let fs = Arc::clone(self);
         let answer = Box::new(move |outcome: Result<Reply, Denial>| {
             answer(match outcome {
-                Ok(Reply::Entry(made)) => Ok(fs.open_for(made.ino, session, request)),
+                Ok(Reply::Entry(made)) => Ok(fs.open_for(Some(made.ino), session, request)),
                 Ok(_) => Err(Refusal::Invalid.into()),
                 // As open(2) has it, and not to be taken for what a store says: whoever wants to, asks again.
                 Err(Denial::WaitedTooLong) => Err(Denial::Interrupted.into()),

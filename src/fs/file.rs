@@ -57,7 +57,7 @@ impl LockFs {
         let reply = self.service.step(who, Command::Acquire { caller, spot, new, mode, existing })?;
         let was_made = matches!(reply, Reply::Entry(_));
         let attributes = entry(reply)?;
-        let handle = self.open_for(attributes.ino, session, who.request);
+        let handle = self.open_for(Some(attributes.ino), session, who.request);
         Ok(Opened { found: self.made(parent, attributes)?, handle, was_made })
     }
 
@@ -79,7 +79,7 @@ impl LockFs {
                 };
                 let session = caller.session.id.clone();
                 self.service.step(who, Command::Open { caller, ino, emptied: access.emptied })?;
-                Ok(self.open_for(ino, session, who.request))
+                Ok(self.open_for(Some(ino), session, who.request))
             }
             Node::Status | Node::Metrics | Node::Events(_) | Node::Info(_) if access.writes => {
                 Err(Error::Synthetic)
@@ -97,12 +97,12 @@ impl LockFs {
 
     /// The handle of what a request has opened for a session. One that an earlier daemon carried out, and did not answer,
     /// has it already.
-    pub(super) fn open_for(&self, ino: Ino, session: SessionId, request: u64) -> u64 {
+    pub(super) fn open_for(&self, ino: Option<Ino>, session: SessionId, request: u64) -> u64 {
         if let Some(handle) = self.handles.of_earlier(request) {
             return handle;
         }
         self.service.session_opened(&session);
-        self.handles.insert(Handle { ino: Some(ino), session: Some(session), text: None }, request)
+        self.handles.insert(Handle { ino, session: Some(session), text: None }, request)
     }
 
     /// What a synthetic file says now.
@@ -218,6 +218,7 @@ impl LockFs {
         if let Some(ino) = handle.ino {
             self.service.settle_of(who, Command::Close { mount: self.service.mount(), ino });
         }
+        self.handles.forget(number);
     }
 
     /// opendir(3). A session lives while its owner has its directory open.
@@ -236,7 +237,6 @@ impl LockFs {
         if session.uid != who.uid {
             return Ok(0);
         }
-        self.service.session_opened(&session.id);
-        Ok(self.handles.insert(Handle { session: Some(session.id), ..Handle::default() }, who.request))
+        Ok(self.open_for(None, session.id, who.request))
     }
 }

@@ -65,12 +65,15 @@ impl Handles {
         self.table().open.values().filter_map(|handle| handle.session.clone()).collect()
     }
 
-    /// Takes a handle out.
+    /// Takes a handle out. It stays in the ledger until it is [forgotten](Self::forget): a daemon that ends before what
+    /// follows from its close is done leaves that to the next.
     pub(super) fn remove(&self, number: u64) -> Option<Handle> {
-        let mut table = self.table();
-        let handle = table.open.remove(&number)?;
+        self.table().open.remove(&number)
+    }
+
+    /// Notes that all is done that follows from the close of a handle.
+    pub(super) fn forget(&self, number: u64) {
         self.ledger.note(&Entry::Closed(number));
-        Some(handle)
     }
 
     /// What a handle is of, where the store counts it as open.

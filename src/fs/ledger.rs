@@ -31,7 +31,6 @@ pub(super) use entry::Entry;
 pub(super) use state::{EventsEnd, Open};
 pub use state::{Began, Connection, State};
 
-use crate::clock::BootTime;
 
 /// What a ledger opens with; another version of what follows has another last byte.
 const MAGIC: [u8; 8] = *b"lockfs\0\x01";
@@ -284,14 +283,9 @@ impl Ledger {
         self.note(&Entry::Connected(connection));
     }
 
-    /// Notes which lease the mount has.
-    pub fn lease(&self, lease: u64) {
-        self.note(&Entry::Lease(lease));
-    }
-
-    /// Notes since when nobody could serve the mount who tried to; `None` when somebody does.
-    pub fn failing(&self, since: Option<BootTime>) {
-        self.note(&Entry::Failing(since));
+    /// Notes how many daemons in a row have tried to serve the mount; 0 once one does.
+    pub fn tries(&self, tries: u64) {
+        self.note(&Entry::Tries(tries));
     }
 
     /// Notes a change, which is there when this returns. Where it can't be, the ledger is void: whoever serves next

@@ -39,9 +39,18 @@ impl Use {
 }
 
 impl Uses {
-    /// Those that `state` has, and all that come, in `ledger`.
+    /// Those that `state` has, and all that come, in `ledger`. The lease that a mount was taken over with is the first
+    /// again: what was locked in an earlier one is of none.
     pub(super) fn new(state: &mut State, ledger: Arc<Ledger>) -> Self {
-        Self { uses: Mutex::new(std::mem::take(&mut state.uses)), ledger }
+        let mut uses = std::mem::take(&mut state.uses);
+        for (ino, one) in uses.iter_mut().flat_map(|(ino, uses)| uses.iter_mut().map(move |one| (*ino, one))) {
+            let lease = (one.lease == state.lease).into();
+            if one.lease != lease {
+                one.lease = lease;
+                ledger.note(&Entry::Used(ino, *one));
+            }
+        }
+        Self { uses: Mutex::new(uses), ledger }
     }
 
     fn uses(&self) -> MutexGuard<'_, HashMap<Ino, Vec<Use>>> {

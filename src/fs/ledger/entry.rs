@@ -1,6 +1,9 @@
 //! One change as bytes: a letter for its kind, then its parts. Numbers are of eight bytes, the lowest first; what has a
 //! length has it in front.
 
+use std::ffi::OsStr;
+use std::os::unix::ffi::OsStrExt;
+
 use super::state::{Began, Connection, EventsEnd};
 use crate::clock::{BootTime, Now, WallTime};
 use crate::fs::lock::Use;
@@ -15,8 +18,8 @@ pub(in crate::fs) enum Entry<'a> {
     Connected(Connection),
     /// Which lease the mount has.
     Lease(u64),
-    /// Nobody could serve the mount who tried to, since then; `None` once somebody does.
-    Failing(Option<BootTime>),
+    /// How many daemons in a row have tried to serve the mount and did not come to it.
+    Tries(u64),
     /// The kernel is told of a number `count` times more.
     Told {
         number: u64,
@@ -171,7 +174,7 @@ impl<'a> Entry<'a> {
             Self::Began(_) => 1,
             Self::Connected(_) => 2,
             Self::Lease(_) => 3,
-            Self::Failing(_) => 4,
+            Self::Tries(_) => 4,
             Self::Told { .. } => 5,
             Self::Forgot { .. } => 6,
             Self::Door { .. } => 7,
@@ -185,16 +188,18 @@ impl<'a> Entry<'a> {
         });
         let mut parts = Parts(payload);
         match self {
-            Self::Began(Began { what, mount, since }) => {
-                parts.bytes(what.as_bytes()).number(mount.as_u64()).number(since.boot.as_nanos());
+            Self::Began(Began { mountpoint, what, mount, since }) => {
+                parts.bytes(mountpoint.as_os_str().as_bytes()).bytes(what.as_bytes());
+                parts.number(mount.as_u64()).number(since.boot.as_nanos());
                 let wall = since.wall;
                 parts.number(wall.secs().cast_unsigned()).number(wall.subsec_nanos().into())
             }
             Self::Connected(Connection { init, reply, device }) => {
                 parts.bytes(init).bytes(reply).bytes(device.as_bytes())
             }
-            Self::Lease(number) | Self::Closed(number) | Self::LastHandle(number) => parts.number(*number),
-            Self::Failing(since) => parts.optional(since.map(BootTime::as_nanos)),
+            Self::Lease(number) | Self::Tries(number) | Self::Closed(number) | Self::LastHandle(number) => {
+                parts.number(*number)
+            }
             Self::Told { number, node, count } => parts.number(*number).node(*node).number(*count),
             Self::Forgot { number, count } => parts.number(*number).number(*count),
             Self::Door { number, spot } => {
@@ -219,11 +224,12 @@ impl<'a> Entry<'a> {
         let mut reader = Reader(payload);
         Some(match reader.byte()? {
             1 => {
+                let mountpoint = OsStr::from_bytes(reader.bytes()?).into();
                 let (what, mount) = (reader.text()?, MountId::from_u64(reader.number()?));
                 let boot = BootTime::from_nanos(reader.number()?);
                 let secs = reader.number()?.cast_signed();
                 let wall = WallTime::new(secs, u32::try_from(reader.number()?).ok()?);
-                Self::Began(Began { what, mount, since: Now { boot, wall } })
+                Self::Began(Began { mountpoint, what, mount, since: Now { boot, wall } })
             }
             2 => Self::Connected(Connection {
                 init: reader.bytes()?.to_vec(),
@@ -231,7 +237,7 @@ impl<'a> Entry<'a> {
                 device: reader.text()?,
             }),
             3 => Self::Lease(reader.number()?),
-            4 => Self::Failing(reader.optional()?.map(BootTime::from_nanos)),
+            4 => Self::Tries(reader.number()?),
             5 => Self::Told { number: reader.number()?, node: reader.node()?, count: reader.number()? },
             6 => Self::Forgot { number: reader.number()?, count: reader.number()? },
             7 => {

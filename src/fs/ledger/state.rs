@@ -1,9 +1,10 @@
 //! What a ledger says: the entries, one after the other, come to a state, and a state to the fewest entries.
 
 use std::collections::HashMap;
+use std::path::PathBuf;
 
 use super::entry::Entry;
-use crate::clock::{BootTime, Now};
+use crate::clock::Now;
 use crate::fs::lock::Use;
 use crate::fs::node::Node;
 use crate::lock::{Ino, MountId, SessionId};
@@ -12,7 +13,9 @@ use crate::table::Spot;
 /// What a daemon serves, and as whom. Who is to serve something else can't take it over.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Began {
-    /// Where it is mounted, how, and what of.
+    /// Where it is mounted.
+    pub mountpoint: PathBuf,
+    /// How, and what of; and what the numbers of nodes are made with.
     pub what: String,
     /// The mount by its number in the store.
     pub mount: MountId,
@@ -57,7 +60,7 @@ pub struct State {
     pub(in crate::fs) began: Option<Began>,
     pub(in crate::fs) connection: Option<Connection>,
     pub(in crate::fs) lease: u64,
-    pub(in crate::fs) failing_since: Option<BootTime>,
+    pub(in crate::fs) tries: u64,
     /// Hashed numbers that the kernel knows, and how often it was told of each.
     pub(in crate::fs) nodes: HashMap<u64, (Node, u64)>,
     pub(in crate::fs) doors: HashMap<u64, Spot>,
@@ -78,14 +81,9 @@ impl State {
         self.connection.as_ref()
     }
 
-    /// Which lease of the mount it was.
-    pub fn lease(&self) -> u64 {
-        self.lease
-    }
-
-    /// Since when nobody could serve the mount who tried to.
-    pub fn failing_since(&self) -> Option<BootTime> {
-        self.failing_since
+    /// How many daemons in a row have tried to serve the mount and did not come to it.
+    pub fn tries(&self) -> u64 {
+        self.tries
     }
 
     pub(super) fn apply(&mut self, entry: Entry<'_>) {
@@ -93,7 +91,7 @@ impl State {
             Entry::Began(began) => self.began = Some(began),
             Entry::Connected(connection) => self.connection = Some(connection),
             Entry::Lease(lease) => self.lease = lease,
-            Entry::Failing(since) => self.failing_since = since,
+            Entry::Tries(tries) => self.tries = tries,
             Entry::Told { number, node, count } => {
                 let told = self.nodes.entry(number).or_insert((node, 0));
                 told.1 = told.1.saturating_add(count);
@@ -121,9 +119,8 @@ impl State {
             Entry::Closed(number) => drop(self.handles.remove(&number)),
             Entry::Used(ino, one) => {
                 let uses = self.uses.entry(ino).or_default();
-                if !uses.iter().any(|other| other.is_same(&one)) {
-                    uses.push(one);
-                }
+                uses.retain(|other| !other.is_same(&one));
+                uses.push(one);
             }
             Entry::Unused(ino, one) => {
                 if let Some(uses) = self.uses.get_mut(&ino) {
@@ -144,7 +141,7 @@ impl State {
         let connection = self.connection.iter().cloned().map(Entry::Connected);
         let numbers = [
             Entry::Lease(self.lease),
-            Entry::Failing(self.failing_since),
+            Entry::Tries(self.tries),
             Entry::LastHandle(self.last_handle),
             Entry::Events(self.events),
         ];
