@@ -19,15 +19,17 @@ mod node;
 mod tree;
 mod xattr;
 
+use std::fmt;
 use std::net::SocketAddr;
 use std::path::PathBuf;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 pub use error::Error;
 pub use file::{Access, Opened};
 pub use ledger::{Began, Connection, Ledger, State as LedgerState};
 pub use listing::DirectoryEntry;
 pub use meter::Meters;
+pub use node::nodes_are_numbered;
 pub use xattr::SetMode;
 
 use crate::clock::{Now, WallTime};
@@ -55,6 +57,24 @@ pub struct About {
     pub since: Now,
     /// Where its metrics are served over HTTP, if anywhere.
     pub metrics: Option<SocketAddr>,
+}
+
+/// What becomes of a mount when its daemon is replaced.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Restart {
+    /// It is kept, with all that is open.
+    KeepsTheMount,
+    /// It is made anew: the kernel is too old to ask again what was not answered.
+    MountsAnew,
+}
+
+impl fmt::Display for Restart {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::KeepsTheMount => "keeps the mount",
+            Self::MountsAnew => "mounts anew (keeping the mount takes Linux 6.9)",
+        })
+    }
 }
 
 /// Whether the kernel may remember what it is told.
@@ -94,6 +114,7 @@ pub struct LockFs {
     events: EventFile,
     meters: Meters,
     uses: Uses,
+    restart: OnceLock<Restart>,
 }
 
 /// No namespace can have more locks than there are tokens in an epoch.
@@ -124,9 +145,15 @@ impl LockFs {
             events: EventFile::new(service.store(), &state, ledger),
             meters: Meters::default(),
             uses,
+            restart: OnceLock::new(),
             service,
             about,
         }
+    }
+
+    /// Says what becomes of the mount when its daemon is replaced, which is known once it is there.
+    pub fn set_restart(&self, restart: Restart) {
+        self.restart.set(restart).ok();
     }
 
     /// The time, for calls that say "now".

@@ -108,7 +108,9 @@ impl LockFs {
     /// What a synthetic file says now.
     fn text_of(&self, node: Node) -> Result<Arc<[u8]>, Error> {
         Ok(match node {
-            Node::Status => describe::status(&self.about, self.service.store()).into(),
+            Node::Status => {
+                describe::status(&self.about, self.restart.get().copied(), self.service.store()).into()
+            },
             Node::Metrics => self.metrics().into(),
             Node::Info(ino) => {
                 let view = self.service.store().view(ino)?.ok_or(Refusal::Gone)?;

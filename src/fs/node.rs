@@ -89,6 +89,24 @@ fn hashed(what: &impl Hash) -> u64 {
     HASHED | (hasher.finish() >> 4)
 }
 
+/// A number for how nodes are numbered: the same where the kernel may be told the same numbers.
+pub fn nodes_are_numbered() -> u64 {
+    let [one, two] = [1, 2].map(Ino::from_u64);
+    let kinds = [
+        Node::View { session: one, object: two },
+        Node::Events(1),
+        Node::InfoDirectory(two),
+        Node::Info(two),
+        Node::WaitDirectory(two),
+        Node::Sessions,
+        Node::WaitDirectory(Ino::ROOT),
+        Node::Control,
+        Node::Status,
+        Node::Metrics,
+    ];
+    hashed(&kinds.map(Node::number))
+}
+
 /// The number of a door.
 pub(super) fn door_number(spot: &Spot) -> u64 {
     hashed(&(spot.parent, &spot.name))

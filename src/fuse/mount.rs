@@ -17,7 +17,7 @@ use fuser::BackgroundSession;
 
 use super::handshake::{self, Failure};
 use super::intercept;
-use crate::fs::LockFs;
+use crate::fs::{LockFs, Restart};
 
 /// What `/proc/mounts` calls the type of the file system.
 const SUBTYPE: &str = "lockfs";
@@ -125,6 +125,10 @@ impl Mount {
         answered: Option<Vec<u8>>,
         options: &MountOptions,
     ) -> Result<Self, Failure> {
+        fs.set_restart(match handshake::can_resend(&init) {
+            true => Restart::KeepsTheMount,
+            false => Restart::MountsAnew,
+        });
         let (session, descriptor, reply, guard) = handshake::session(fs, &init, options.threads)?;
         handshake::put(device.as_fd(), descriptor).map_err(|error| ("the device", error))?;
         match answered {
@@ -208,6 +212,11 @@ impl Drop for Mount {
 pub struct Unmounter(PathBuf);
 
 impl Unmounter {
+    /// What ends the mount at a path, whoever serves it.
+    pub fn of(mountpoint: &Path) -> Self {
+        Self(mountpoint.to_owned())
+    }
+
     /// Takes the mount out of the tree. What is open in it stays open until the daemon is gone.
     ///
     /// # Errors
