@@ -21,7 +21,7 @@ pub use tending::Tending;
 pub use waiters::{Answer, Waking};
 
 use crate::clock::BootTime;
-use crate::lock::{Mount, MountId, RequestId, Session, SessionError, SessionId, SessionKind, Ttl};
+use crate::lock::{Ino, Mount, MountId, RequestId, Session, SessionError, SessionId, SessionKind, Ttl};
 use crate::store::{LockStore, StoreError, Tenure};
 use crate::table::{Caller, Command, Refusal, Reply, View};
 use waiters::Waiters;
@@ -219,6 +219,8 @@ impl LockService {
     /// [`Denial`]: the law's refusal, after a second look where the holder's job has ended or the caller
     /// descends from it; or the store's failure.
     pub fn step(&self, who: Requester, mut command: Command) -> Result<Reply, Denial> {
+        // Where nobody knows what became of it, it is not carried out a second time.
+        self.was_carried_out(who)?;
         let request = self.request(who);
         let mut outcome = self.store.execute_for(request, &command)?;
         if outcome == Err(Refusal::Unattended) {
@@ -258,10 +260,25 @@ impl LockService {
         (who.request != 0).then_some(RequestId { mount: self.mount.id, number: who.request })
     }
 
+    /// Says what is open of a mount that was taken over, as whoever keeps the handles knows: each object, and the number
+    /// of the request that opened it. To be called after the mount was taken up, and before anybody is answered.
+    ///
+    /// # Errors
+    /// [`StoreError`]: the store can't say, or can't keep it.
+    pub fn recall_opens(&self, opens: &[(Ino, u64)]) -> Result<(), StoreError> {
+        self.store.recall_opens(self.mount.id, opens)
+    }
+
     /// Whether the daemon before this one has carried out a step of the request that `who` made. What stands in its
     /// way now is what it has done itself.
-    pub fn was_carried_out(&self, who: Requester) -> bool {
-        who.resent && self.request(who).is_some_and(|request| self.store.remembers(request))
+    ///
+    /// # Errors
+    /// [`StoreError`]: nobody knows, and it must not be carried out a second time.
+    pub fn was_carried_out(&self, who: Requester) -> Result<bool, StoreError> {
+        match self.request(who).filter(|_| who.resent) {
+            Some(request) => self.store.remembers(request),
+            None => Ok(false),
+        }
     }
 
     /// The mount that this service answers for.

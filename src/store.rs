@@ -9,6 +9,7 @@ pub mod level;
 mod local;
 mod memory;
 pub mod redis;
+mod seats;
 
 use std::fmt;
 use std::str::FromStr;
@@ -47,9 +48,19 @@ pub trait LockStore: Send + Sync + fmt::Debug {
     /// [`StoreError`]: the store can't say, or can't keep it.
     fn execute_for(&self, request: Option<RequestId>, command: &Command) -> Result<Outcome, StoreError>;
 
+    /// What a mount that was taken over has open, as whoever keeps its handles knows: each object, and the request that
+    /// opened it. The store may have heard of no close that came last, nor of an open that mattered to nobody.
+    ///
+    /// # Errors
+    /// [`StoreError`]: the store can't say, or can't keep it.
+    fn recall_opens(&self, mount: MountId, opens: &[(Ino, u64)]) -> Result<(), StoreError>;
+
     /// Whether a step of that request was carried out, and its outcome is still remembered: what its caller sees
     /// now is what it has done itself.
-    fn remembers(&self, request: RequestId) -> bool;
+    ///
+    /// # Errors
+    /// [`StoreError::Timeout`]: what the daemon before this one was answered is lost, and nobody knows.
+    fn remembers(&self, request: RequestId) -> Result<bool, StoreError>;
 
     /// The time on the store's clock, which decides what has expired.
     fn now(&self) -> Now;

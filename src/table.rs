@@ -19,6 +19,7 @@ mod edit;
 mod entry;
 mod expiry;
 mod holder;
+mod kept;
 mod mirror;
 mod query;
 mod queue;
@@ -30,11 +31,13 @@ pub use command::{
     AttributeChange, Begin, Caller, Change, Claimant, Command, Existing, New, Opening, Outcome, Refusal,
     RenameMode, Reply, Spot, Step, Waiting,
 };
+pub use kept::Belongings;
 pub use mirror::{Note, Told};
 pub use query::{Counts, Entry, View};
+pub use queue::Subject;
 
 use advisory::{Lease, Shares};
-use queue::{Queues, Subject};
+use queue::Queues;
 
 use crate::clock::{BootTime, Now, WallTime};
 use crate::lock::{
@@ -73,12 +76,17 @@ struct Object {
     record: Record,
     directory: Option<Directory>,
     check_at: Option<BootTime>,
-    /// Who held it when its last name went, and it lived on for being open; `None` where it was advisory. No store
-    /// keeps such an object.
+    /// Who held it when its last name went, and it lived on for being open; `None` where it was advisory.
     left_by: Option<SessionId>,
+    /// Whether its last name went in an earlier step: it lives on for being open.
+    is_nameless: bool,
 }
 
 impl Object {
+    fn new(record: Record, directory: Option<Directory>) -> Self {
+        Self { record, directory, check_at: None, left_by: None, is_nameless: false }
+    }
+
     /// Whether a sweep has passed it over, because it has entries.
     fn waits_for_entries(&self) -> bool {
         self.check_at.is_none() && self.record.ttl != Ttl::Never
@@ -248,8 +256,7 @@ impl LockTable {
             _ => {}
         }
         let directory = is_directory.then(Directory::default);
-        match self.objects.insert(ino, Box::new(Object { record, directory, check_at: None, left_by: None }))
-        {
+        match self.objects.insert(ino, Box::new(Object::new(record, directory))) {
             Some(_) => Err(format!("two records of inode {ino}")),
             None => Ok(()),
         }
@@ -375,8 +382,9 @@ impl LockTable {
 
     /// The record of an object that is there, to change it; notes the change.
     fn record_mut(&mut self, ino: Ino) -> &mut Record {
-        self.changes.push(Change::Object(ino));
-        &mut self.objects.get_mut(&ino).expect("the caller looked the object up in this step").record
+        let object = self.objects.get_mut(&ino).expect("the caller looked the object up in this step");
+        self.changes.push(if object.is_nameless { Change::Nameless(ino) } else { Change::Object(ino) });
+        &mut object.record
     }
 
     /// The session of that name, to change it; notes the change.
@@ -456,13 +464,16 @@ impl LockTable {
         }
     }
 
-    /// Takes an object out of the table. It must have no name: when the last went, no store kept it any more.
+    /// Takes an object out of the table. It must have no name: that the last went is noted.
     fn remove(&mut self, ino: Ino) {
         self.leave_session(ino);
         self.unschedule(ino);
         self.drop_shares(ino);
-        if self.objects.remove(&ino).is_some() {
+        if let Some(object) = self.objects.remove(&ino) {
             self.tally.locks -= 1;
+            if object.is_nameless {
+                self.changes.push(Change::Nameless(ino));
+            }
         }
     }
 
@@ -496,7 +507,9 @@ impl LockTable {
             let holder = record.session.clone();
             self.leave_session(ino);
             self.unschedule(ino);
-            self.objects.get_mut(&ino).expect("it is open").left_by = holder;
+            let object = self.objects.get_mut(&ino).expect("it is open");
+            (object.left_by, object.is_nameless) = (holder, true);
+            self.changes.push(Change::Nameless(ino));
         } else {
             self.remove(ino);
         }

@@ -202,6 +202,12 @@ pub struct Grant {
 }
 
 impl Grant {
+    /// What was claimed to get it.
+    pub fn claim(&self) -> Claim {
+        let Self { style, mode, range, owner, pid, .. } = *self;
+        Claim { style, mode, range, key: owner.key, pid }
+    }
+
     /// Whether another could not have `claim` beside this.
     pub fn conflicts(&self, owner: LockOwner, claim: &Claim) -> bool {
         self.owner != owner

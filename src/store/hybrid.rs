@@ -38,7 +38,7 @@ use super::level::{LevelError, LevelStore};
 use super::redis::{self, RedisStore};
 use super::{Durability, EventPage, Health, LockStore, StoreError, Wakes};
 use crate::clock::{BootTime, Clock, Now};
-use crate::lock::{Attributes, Ino, Mount, Name, RequestId, Session, SessionId, Token, Ttl, Waiter};
+use crate::lock::{Attributes, Ino, Mount, MountId, Name, RequestId, Session, SessionId, Token, Ttl, Waiter};
 use crate::table::{Command, Counts, Entry, Outcome, Refusal, Reply, Spot, View};
 use alias::Aliases;
 use chronicle::Chronicle;
@@ -428,8 +428,13 @@ impl LockStore for HybridStore {
         self.pair.execute(request, command)
     }
 
-    fn remembers(&self, request: RequestId) -> bool {
-        self.pair.redis.remembers(request) || self.pair.mirror.remembers(request)
+    fn recall_opens(&self, mount: MountId, opens: &[(Ino, u64)]) -> Result<(), StoreError> {
+        self.pair.redis.recall_opens(mount, opens)?;
+        self.pair.mirror.recall_opens(mount, opens)
+    }
+
+    fn remembers(&self, request: RequestId) -> Result<bool, StoreError> {
+        Ok(self.pair.mirror.remembers(request)? || self.pair.redis.remembers(request)?)
     }
 
     fn now(&self) -> Now {

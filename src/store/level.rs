@@ -6,6 +6,13 @@
 //! | `m` `boot` | the boot whose `CLOCK_BOOTTIME` the records count on |
 //! | `o` inode number, 8 bytes, big-endian | a record (`codec.rs`) |
 //! | `s` session name | a session (`codec.rs`) |
+//! | `u` inode number | a file without a name that a mount has open, locked or waits for |
+//! | `l` mount | its lease |
+//! | `h` inode number, mount | how often the mount has it open, and its advisory locks |
+//! | `w` mount, request | a call that waits, and for what |
+//! | `a` seat | the outcome of a request that may not be answered yet (`seats.rs`) |
+//!
+//! Numbers of keys are of 8 bytes, big-endian. The five last came with version 2.
 //!
 //! A step is acknowledged once its changes are in the log. Several threads that wait share one write: whoever
 //! comes first takes what all of them queued. After an error of the log the memory may be ahead of the disk,
@@ -36,7 +43,7 @@ pub use self::log::Report;
 pub(crate) use self::log::set_aside;
 use self::log::{BatchLog, Opened};
 use self::space::{Space, Writer};
-use super::local::{Journal, TableStore};
+use super::local::{Journal, Seated, TableStore};
 use super::{Durability, Fact, Health, State, StoreError, Value};
 use crate::clock::{BootId, Clock, Now};
 use crate::table::{Change, Command, LockTable};
@@ -67,6 +74,8 @@ pub struct LevelJournal {
 #[derive(Debug, Default)]
 struct Queue {
     writes: Vec<Write>,
+    /// Whether some of it makes locks, or changes them: on a full disk that has to wait.
+    grows: bool,
     /// The number of the last step in it.
     last: u64,
 }
@@ -110,18 +119,20 @@ impl LevelStore {
         if !clean && lost == 0 {
             ::log::info!("the store was not closed cleanly, and is whole dir={}", dir.display());
         }
-        let table = if kept.records.is_empty() {
+        let mut table = if kept.records.is_empty() {
             LockTable::new(epoch, uid, gid, now)
         } else {
             LockTable::restore(epoch, kept.records, kept.sessions).map_err(damaged)?
         };
+        table.restore_belongings(kept.belongings).map_err(damaged)?;
         // The epoch is kept before a token of it is given; the boot after all that counts on it.
         let epoch = epoch.to_le_bytes();
         log.commit(&[(codec::EPOCH, Some(&epoch))])?;
         if kept.boot.as_ref() != Some(boot) {
             let (objects, sessions) = table.contents();
             let objects = objects.into_iter().map(Change::Object);
-            let changes: Vec<Change> = objects.chain(sessions.into_iter().map(Change::Session)).collect();
+            let changes = objects.chain(sessions.into_iter().map(Change::Session));
+            let changes: Vec<Change> = changes.chain(table.belongings()).collect();
             for batch in changes.chunks(BATCH) {
                 let writes: Vec<Write> =
                     batch.iter().map(|change| codec::write(&table, change, now)).collect();
@@ -138,7 +149,7 @@ impl LevelStore {
             queue: Mutex::default(),
             writer: Mutex::new(Writing { log: Some(log), kept: 0, failed: None }),
         };
-        Ok(Self::new(table, clock, journal))
+        Ok(Self::new(table, clock, journal, kept.answers))
     }
 }
 
@@ -168,6 +179,7 @@ impl Journal for LevelJournal {
             Command::Write { data, .. } => STEP_BYTES + data.len() as u64,
             Command::Acquire { .. }
             | Command::Await { .. }
+            | Command::Lock { .. }
             | Command::Link { .. }
             | Command::BeginSession { .. } => STEP_BYTES,
             // What releases, renews or moves is let through: a full disk is no reason to keep or to lose locks.
@@ -180,9 +192,18 @@ impl Journal for LevelJournal {
         }
     }
 
-    fn append(&self, table: &LockTable, now: Now, changes: &[Change]) -> u64 {
+    fn append(&self, table: &LockTable, now: Now, changes: &[Change], seats: &[Seated<'_>]) -> u64 {
         let mut queue = locked(&self.queue);
-        queue.writes.extend(changes.iter().map(|change| codec::write(table, change, now)));
+        for change in changes {
+            let write = codec::write(table, change, now);
+            let is_lock = matches!(change, Change::Object(_) | Change::Session(_));
+            queue.grows |= is_lock && write.1.is_some();
+            queue.writes.push(write);
+        }
+        let seats = seats.iter().map(|(seat, answered)| {
+            (codec::key_of_answer(*seat), answered.map(|answered| codec::encode_answer(answered, now)))
+        });
+        queue.writes.extend(seats);
         queue.last += 1;
         queue.last
     }
@@ -193,6 +214,11 @@ impl Journal for LevelJournal {
             return Ok(());
         }
         writing.write(&self.queue)
+    }
+
+    fn flush(&self) -> Result<(), StoreError> {
+        let last = locked(&self.queue).last;
+        self.commit(last)
     }
 
     fn close(&self) -> Result<(), StoreError> {
@@ -234,11 +260,12 @@ impl Writing {
         let Some(log) = &mut self.log else {
             return Err(StoreError::Failed("it is closed".to_owned()));
         };
-        let (mut writes, last) = {
+        let (mut writes, grows, last) = {
             let mut queue = locked(queue);
-            (std::mem::take(&mut queue.writes), queue.last)
+            (std::mem::take(&mut queue.writes), std::mem::take(&mut queue.grows), queue.last)
         };
-        match log.commit(&borrowed(&writes)) {
+        let writer = if grows { Writer::Put } else { Writer::Delete };
+        match log.commit_as(writer, &borrowed(&writes)) {
             Ok(()) => {
                 self.kept = last;
                 Ok(())
@@ -248,6 +275,7 @@ impl Writing {
                 let mut queue = locked(queue);
                 writes.append(&mut queue.writes);
                 queue.writes = writes;
+                queue.grows |= grows;
                 Err(StoreError::NoSpace)
             }
             Err(error) => Err(self.fail(&error)),

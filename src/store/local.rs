@@ -4,17 +4,20 @@
 //! mutex and appended to the journal in the same order; its caller waits for the journal outside of the
 //! mutex, so that look-ups go on while the disk works, and several steps are kept in one write.
 //!
-//! Lock order: the table before the journal's queue and before the wakes, the journal's own log before its queue.
+//! Lock order: the table before the seats, the journal's queue and the wakes, the journal's own log before its queue.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, VecDeque};
 use std::fmt;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use super::seats::{Answered, Answers, SeatId, Seats};
 use super::{Health, LockStore, State as Condition, StoreError, Wakes};
 use crate::clock::{Clock, Now};
-use crate::lock::{Attributes, Event, Ino, Mount, RequestId, Session, SessionId, Token, Ttl, WaitId, Waiter};
+use crate::lock::{
+    Attributes, Claim, Event, Ino, Mount, MountId, RequestId, Session, SessionId, Token, Ttl, WaitId, Waiter,
+};
 use crate::table::{Change, Command, Counts, Entry, LockTable, New, Outcome, Reply, Spot, View};
 
 /// How many events a store remembers.
@@ -28,9 +31,9 @@ pub trait Journal: Send + Sync + fmt::Debug {
     /// [`StoreError`]: it could not; nothing has happened.
     fn admit(&self, command: &Command) -> Result<(), StoreError>;
 
-    /// Queues what `changes` names, as `table` has it at `now`; returns the number of the step. Called in the order
-    /// of the steps.
-    fn append(&self, table: &LockTable, now: Now, changes: &[Change]) -> u64;
+    /// Queues what `changes` names, as `table` has it at `now`, and what is remembered in some seats; returns the number
+    /// of the step. Called in the order of the steps.
+    fn append(&self, table: &LockTable, now: Now, changes: &[Change], seats: &[Seated<'_>]) -> u64;
 
     /// Returns once the step of that number, and all before it, are kept.
     ///
@@ -38,6 +41,12 @@ pub trait Journal: Send + Sync + fmt::Debug {
     /// [`StoreError::NoSpace`]: it is not kept yet, and will be with a later step; [`StoreError::Failed`],
     /// from then on for every step: the table is ahead of what is kept.
     fn commit(&self, step: u64) -> Result<(), StoreError>;
+
+    /// Returns once all that is queued is kept.
+    ///
+    /// # Errors
+    /// As [`Self::commit`].
+    fn flush(&self) -> Result<(), StoreError>;
 
     /// Keeps everything and stops.
     ///
@@ -48,6 +57,9 @@ pub trait Journal: Send + Sync + fmt::Debug {
     /// How the journal is.
     fn health(&self) -> Health;
 }
+
+/// A seat, and what is remembered in it from now on.
+pub(super) type Seated<'a> = (SeatId, Option<&'a Answered>);
 
 /// Some events, and what is known of those before them.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -64,6 +76,7 @@ pub struct TableStore<J> {
     state: Mutex<State>,
     clock: Arc<dyn Clock>,
     journal: J,
+    seats: Seats,
     wakes: Mutex<Vec<WaitId>>,
     ends_wakes: AtomicBool,
     /// Says that there are more of them.
@@ -76,16 +89,19 @@ struct State {
     events: VecDeque<Event>,
     /// The number of the oldest event kept.
     first_event: u64,
+    answers: Answers,
 }
 
 impl<J: Journal> TableStore<J> {
     /// A store of `table`, whose changes go to `journal`.
-    pub(super) fn new(table: LockTable, clock: Arc<dyn Clock>, journal: J) -> Self {
-        let state = State { table, events: VecDeque::new(), first_event: 1 };
+    pub(super) fn new(table: LockTable, clock: Arc<dyn Clock>, journal: J, answered: Vec<Answered>) -> Self {
+        let answers = Answers::new(table.last_token().epoch(), clock.now().boot, answered);
+        let state = State { table, events: VecDeque::new(), first_event: 1, answers };
         Self {
             state: Mutex::new(state),
             clock,
             journal,
+            seats: Seats::default(),
             wakes: Mutex::default(),
             ends_wakes: AtomicBool::new(false),
             woken: Condvar::new(),
@@ -99,28 +115,77 @@ impl<J: Journal> TableStore<J> {
         })
     }
 
-    /// Takes back an acquire that was not kept: its caller is told that it has not got the lock.
-    fn undo(&self, command: &Command, outcome: &Outcome) {
-        let (caller, spot, is_directory) = match (command, outcome) {
-            (Command::Acquire { caller, spot, new, .. }, Ok(Reply::Entry(_))) => {
-                (caller.clone(), spot.clone(), *new == New::Directory)
+    /// Takes back what was given and not kept: its caller is told that it has not got it.
+    fn undo(&self, command: &Command, outcome: &Outcome, seat: Option<SeatId>) {
+        let mut undo = Vec::new();
+        match (command, outcome) {
+            (Command::Acquire { caller, spot, new: New::Directory, .. }, Ok(Reply::Entry(_))) => {
+                undo.push(Command::Rmdir { caller: caller.clone(), spot: spot.clone() });
             }
-            (Command::Await { caller, spot, .. }, Ok(Reply::Entry(_))) => {
-                (caller.clone(), spot.clone(), false)
+            (
+                Command::Acquire { caller, spot, .. } | Command::Await { caller, spot, .. },
+                Ok(Reply::Entry(made)),
+            ) => {
+                undo.push(Command::Unlink { caller: caller.clone(), spot: spot.clone() });
+                // Nobody will close it.
+                undo.push(Command::Close { mount: caller.mount, ino: made.ino });
             }
-            _ => return,
-        };
-        let release = match is_directory {
-            true => Command::Rmdir { caller, spot },
-            false => Command::Unlink { caller, spot },
-        };
+            (Command::Lock { caller, ino, claim, .. }, Ok(Reply::Done)) => {
+                let Claim { style, key, range, .. } = *claim;
+                undo.push(Command::Unlock { mount: caller.mount, ino: *ino, style, key, range });
+            }
+            (
+                Command::Lock { caller, waiting: Some(waiting), .. } | Command::Await { caller, waiting, .. },
+                Ok(Reply::Waits),
+            ) => {
+                let id = WaitId { mount: caller.mount, request: waiting.request };
+                undo.push(Command::Withdraw { id });
+            }
+            _ => {}
+        }
         if let Ok(mut state) = self.state() {
             let now = self.clock.now();
-            let step = state.table.execute(now, &release);
-            state.remember(step.events);
-            self.tell(step.wakes);
-            self.journal.append(&state.table, now, &step.changes);
+            let mut changes = Vec::new();
+            for command in &undo {
+                let step = state.table.execute(now, command);
+                state.remember(step.events);
+                self.tell(step.wakes);
+                changes.extend(step.changes);
+            }
+            let seats: Vec<Seated<'_>> = seat.map(|seat| (seat, None)).into_iter().collect();
+            seat.into_iter().for_each(|seat| state.answers.forget(seat));
+            self.journal.append(&state.table, now, &changes, &seats);
         }
+    }
+
+    /// What a request was answered when it was carried out, if it was.
+    fn first_outcome(
+        &self,
+        request: Option<RequestId>,
+        command: &Command,
+    ) -> Result<Option<Reply>, StoreError> {
+        let Some(request) = request else {
+            return Ok(None);
+        };
+        Ok(self.state()?.answers.first(request, command.number()))
+    }
+
+    /// What is to be remembered of a step: nothing where it gave and changed nothing, for it may be decided anew then.
+    fn answered(
+        &self,
+        state: &State,
+        request: Option<RequestId>,
+        command: &Command,
+        outcome: &Outcome,
+        changes: &[Change],
+    ) -> Option<Answered> {
+        let (request, reply) = (request?, outcome.as_ref().ok()?);
+        // Who waits asks again in any case.
+        if changes.is_empty() || *reply == Reply::Waits {
+            return None;
+        }
+        let seat = state.answers.seat(self.seats.take(request));
+        Some(Answered { seat, request, step: command.number(), reply: reply.clone() })
     }
 
     fn tell(&self, wakes: Vec<WaitId>) {
@@ -141,7 +206,7 @@ impl<J: Journal> TableStore<J> {
             let (changes, answer) = act(&mut state.table, now);
             let kept = match changes.as_slice() {
                 [] => None,
-                changes => Some(self.journal.append(&state.table, now, changes)),
+                changes => Some(self.journal.append(&state.table, now, changes, &[])),
             };
             (answer, kept)
         };
@@ -155,7 +220,29 @@ impl<J: Journal> TableStore<J> {
     }
 }
 
+/// Whether a step lets go of something or notes that it is used, and is not carried out twice where it was carried out
+/// once.
+fn only_lets_go(command: &Command) -> bool {
+    matches!(
+        command,
+        Command::Open { .. }
+            | Command::Close { .. }
+            | Command::Unlock { .. }
+            | Command::Withdraw { .. }
+            | Command::Leave { .. }
+    )
+}
+
 impl State {
+    /// Forgets what no request is asked for any more.
+    fn forget_old(&mut self, now: Now, command: &Command) -> Vec<SeatId> {
+        match command {
+            Command::Leave { mounts } => self.answers.forget_old(now.boot, mounts),
+            Command::Sweep { .. } => self.answers.forget_old(now.boot, &[]),
+            _ => Vec::new(),
+        }
+    }
+
     fn remember(&mut self, events: Vec<Event>) {
         self.events.extend(events);
         let excess = self.events.len().saturating_sub(EVENTS_MAX);
@@ -165,32 +252,63 @@ impl State {
 }
 
 impl<J: Journal> LockStore for TableStore<J> {
-    fn execute_for(&self, _request: Option<RequestId>, command: &Command) -> Result<Outcome, StoreError> {
+    fn execute_for(&self, request: Option<RequestId>, command: &Command) -> Result<Outcome, StoreError> {
+        if let Some(reply) = self.first_outcome(request, command)? {
+            return Ok(Ok(reply));
+        }
         self.journal.admit(command)?;
-        let (outcome, kept) = {
+        let (outcome, kept, seat) = {
             let mut state = self.state()?;
             let now = self.clock.now();
             let step = state.table.execute(now, command);
             step.events.iter().for_each(|event| log::debug!("{event}"));
             state.remember(step.events);
             self.tell(step.wakes);
-            let kept = match step.changes.as_slice() {
-                [] => None,
-                changes => Some(self.journal.append(&state.table, now, changes)),
+            let answered = self.answered(&state, request, command, &step.outcome, &step.changes);
+            let old = state.forget_old(now, command);
+            let mut seats: Vec<Seated<'_>> = old.into_iter().map(|seat| (seat, None)).collect();
+            seats.extend(answered.as_ref().map(|answered| (answered.seat, Some(answered))));
+            let kept = match step.changes.is_empty() && seats.is_empty() {
+                true => None,
+                false => Some(self.journal.append(&state.table, now, &step.changes, &seats)),
             };
-            (step.outcome, kept)
+            let seat = answered.as_ref().map(|answered| answered.seat);
+            answered.into_iter().for_each(|answered| state.answers.remember(answered));
+            (step.outcome, kept, seat)
         };
-        if let Some(number) = kept
-            && let Err(error) = self.journal.commit(number)
-        {
-            self.undo(command, &outcome);
-            return Err(error);
+        let kept = match (command, kept) {
+            // Nobody waits for a close, and a write of its own would be felt at each acquire: it is kept with the next
+            // step, or with the next sweep. Should the daemon be killed before, its successor takes the file for open
+            // until it is told better (`recall_opens`).
+            (Command::Close { .. }, _) => Ok(()),
+            (Command::Sweep { .. }, _) => self.journal.flush(),
+            (_, kept) => kept.map_or(Ok(()), |number| self.journal.commit(number)),
+        };
+        match kept {
+            Ok(()) => Ok(outcome),
+            // It is so, and is kept with a later step: that the disk is full is no reason not to let go of things.
+            Err(StoreError::NoSpace) if only_lets_go(command) => Ok(outcome),
+            Err(error) => {
+                self.undo(command, &outcome, seat);
+                Err(error)
+            }
         }
-        Ok(outcome)
     }
 
-    fn remembers(&self, _request: RequestId) -> bool {
-        false
+    fn recall_opens(&self, mount: MountId, opens: &[(Ino, u64)]) -> Result<(), StoreError> {
+        // What was opened and may not have been answered will be asked for again, and is no handle yet.
+        let is_known = |number: u64| opens.iter().any(|(_, request)| *request == number);
+        let unanswered = self.state()?.answers.opened(mount);
+        let unanswered = unanswered.into_iter().filter(|(_, number)| !is_known(*number));
+        let mut counts = BTreeMap::new();
+        for (ino, _) in opens.iter().copied().chain(unanswered) {
+            *counts.entry(ino).or_insert(0) += 1;
+        }
+        self.amend(|table, now| (table.close_but(now, mount, &counts), ()))
+    }
+
+    fn remembers(&self, request: RequestId) -> Result<bool, StoreError> {
+        Ok(self.state()?.answers.has(request))
     }
 
     fn now(&self) -> Now {

@@ -3,7 +3,7 @@
 
 use std::sync::Arc;
 
-use super::local::{Journal, TableStore};
+use super::local::{Journal, Seated, TableStore};
 use super::{Health, State, StoreError};
 use crate::clock::{Clock, Now};
 use crate::table::{Change, Command, LockTable};
@@ -20,11 +20,15 @@ impl Journal for Unkept {
         Ok(())
     }
 
-    fn append(&self, _: &LockTable, _: Now, _: &[Change]) -> u64 {
+    fn append(&self, _: &LockTable, _: Now, _: &[Change], _: &[Seated<'_>]) -> u64 {
         0
     }
 
     fn commit(&self, _: u64) -> Result<(), StoreError> {
+        Ok(())
+    }
+
+    fn flush(&self) -> Result<(), StoreError> {
         Ok(())
     }
 
@@ -42,6 +46,6 @@ impl MemoryStore {
     pub fn empty(clock: Arc<dyn Clock>, uid: u32, gid: u32) -> Self {
         let now = clock.now();
         let seconds = u32::try_from(now.wall.secs()).unwrap_or(0);
-        Self::new(LockTable::new(seconds, uid, gid, now), clock, Unkept)
+        Self::new(LockTable::new(seconds, uid, gid, now), clock, Unkept, Vec::new())
     }
 }

@@ -73,7 +73,7 @@ pub use primary::{Generation, Primary, Unreachable};
 
 use super::{EventPage, Health, LockStore, StoreError, Tenure, Wakes};
 use crate::clock::{BootTime, Clock, Now};
-use crate::lock::{Attributes, Ino, Kind, Mount, RequestId, Session, SessionId, Token, Ttl, Waiter};
+use crate::lock::{Attributes, Ino, Kind, Mount, MountId, RequestId, Session, SessionId, Token, Ttl, Waiter};
 use crate::table::{Command, Counts, Entry, Outcome, Spot, View};
 use codec::Reader;
 use copies::Copies;
@@ -278,8 +278,12 @@ impl LockStore for RedisStore {
         self.carry_out(command)
     }
 
-    fn remembers(&self, _request: RequestId) -> bool {
-        false
+    fn recall_opens(&self, _mount: MountId, _opens: &[(Ino, u64)]) -> Result<(), StoreError> {
+        Ok(())
+    }
+
+    fn remembers(&self, _request: RequestId) -> Result<bool, StoreError> {
+        Ok(false)
     }
 
     fn now(&self) -> Now {

@@ -6,7 +6,7 @@
 use std::collections::BTreeMap;
 
 use super::queue::Subject;
-use super::{Caller, LockTable, Outcome, Refusal, Reply, Waiting};
+use super::{Caller, Change, LockTable, Outcome, Refusal, Reply, Waiting};
 use crate::clock::{BootTime, Now};
 use crate::lock::{Body, Claim, Grant, Ino, LockOwner, Mount, MountId, Range, Record, Style, WaitId};
 
@@ -24,9 +24,9 @@ pub(super) type Shares = BTreeMap<MountId, Share>;
 /// A mount's lease.
 #[derive(Debug)]
 pub(super) struct Lease {
-    mount: Mount,
+    pub(super) mount: Mount,
     /// When it was last heard of.
-    seen: BootTime,
+    pub(super) seen: BootTime,
     /// It was told that a wait of its has an end, and did not come: its other waits are passed over, too.
     pub(super) is_mute: bool,
 }
@@ -53,7 +53,7 @@ impl LockTable {
     }
 
     /// The mounts that have something of an object, dead or alive.
-    fn users(&self, ino: Ino) -> impl Iterator<Item = MountId> {
+    pub(super) fn users(&self, ino: Ino) -> impl Iterator<Item = MountId> {
         let shares = self.shares.get(&ino).into_iter().flat_map(BTreeMap::keys).copied();
         shares.chain(self.queue_of(&Subject::Object(ino)).map(|waiter| waiter.id.mount))
     }
@@ -72,17 +72,42 @@ impl LockTable {
         Some(until)
     }
 
+    /// What a mount has of an object, to change it; notes the change.
+    fn share_mut(&mut self, ino: Ino, mount: MountId) -> &mut Share {
+        self.changes.push(Change::Share(ino, mount));
+        self.shares.entry(ino).or_default().entry(mount).or_default()
+    }
+
     /// Notes that a mount has an object open once more.
     pub(super) fn open_on(&mut self, mount: MountId, ino: Ino) {
-        self.shares.entry(ino).or_default().entry(mount).or_default().opens += 1;
+        self.share_mut(ino, mount).opens += 1;
     }
 
     pub(super) fn close(&mut self, now: Now, mount: MountId, ino: Ino) -> Outcome {
         if let Some(share) = self.shares.get_mut(&ino).and_then(|shares| shares.get_mut(&mount)) {
             share.opens = share.opens.saturating_sub(1);
+            self.changes.push(Change::Share(ino, mount));
             self.tidy_share(now, mount, ino);
         }
         Ok(Reply::Done)
+    }
+
+    /// A mount has objects open so often and no more: what it closed last, nobody may have heard. Returns what changed.
+    pub fn close_but(&mut self, now: Now, mount: MountId, opens: &BTreeMap<Ino, u32>) -> Vec<Change> {
+        let had = self.shares.iter().filter_map(|(ino, shares)| Some((*ino, shares.get(&mount)?.opens)));
+        let mut more: Vec<(Ino, u32)> = had
+            .map(|(ino, had)| (ino, had.saturating_sub(opens.get(&ino).copied().unwrap_or(0))))
+            .filter(|(_, more)| *more > 0)
+            .collect();
+        more.sort_unstable();
+        for (ino, more) in more {
+            self.share_mut(ino, mount).opens -= more;
+            self.tidy_share(now, mount, ino);
+        }
+        let mut changes = std::mem::take(&mut self.changes);
+        changes.sort_unstable();
+        changes.dedup();
+        changes
     }
 
     /// Forgets what a mount has of an object where that is nothing any more.
@@ -102,7 +127,9 @@ impl LockTable {
 
     fn drop_share(&mut self, mount: MountId, ino: Ino) {
         if let Some(shares) = self.shares.get_mut(&ino) {
-            shares.remove(&mount);
+            if shares.remove(&mount).is_some() {
+                self.changes.push(Change::Share(ino, mount));
+            }
             if shares.is_empty() {
                 self.shares.remove(&ino);
             }
@@ -131,7 +158,10 @@ impl LockTable {
 
     /// Nobody holds the file from now on: whoever locks it means its locks.
     fn make_advisory(&mut self, now: Now, ino: Ino) {
-        self.objects.get_mut(&ino).expect("the caller looked the object up in this step").left_by = None;
+        let object = self.objects.get_mut(&ino).expect("the caller looked the object up in this step");
+        if object.left_by.take().is_some() {
+            self.changes.push(Change::Nameless(ino));
+        }
         if self.object(ino).is_some_and(|object| object.record.session.is_some()) {
             self.leave_session(ino);
             self.record_mut(ino).seen = now.boot;
@@ -231,7 +261,7 @@ impl LockTable {
             return self.queue_up(now, caller, subject, claim, waiting);
         }
         self.take_away(ino, owner, claim.style, claim.range);
-        let share = self.shares.entry(ino).or_default().entry(owner.mount).or_default();
+        let share = self.share_mut(ino, owner.mount);
         // What touches it and is like it becomes one with it (`posix_lock_inode` of fs/locks.c).
         let mut range = claim.range;
         share.grants.retain(|grant| {
@@ -286,6 +316,7 @@ impl LockTable {
             }
         }
         share.grants = left;
+        self.changes.push(Change::Share(ino, owner.mount));
         self.stir(Subject::Object(ino));
     }
 
@@ -295,6 +326,7 @@ impl LockTable {
             self.leave_mount(now, mount.id);
         }
         let lease = Lease { mount: mount.clone(), seen: now.boot, is_mute: false };
+        self.changes.push(Change::Mount(mount.id));
         let was_mute = self.mounts.insert(mount.id, lease).is_some_and(|lease| lease.is_mute);
         if was_mute {
             self.stir_waits_of(mount.id);
@@ -323,7 +355,9 @@ impl LockTable {
             self.stir(Subject::Object(ino));
             self.end_use(now, ino, end);
         }
-        self.mounts.remove(&mount);
+        if self.mounts.remove(&mount).is_some() {
+            self.changes.push(Change::Mount(mount));
+        }
     }
 
     /// When a lease runs out next.
@@ -341,7 +375,8 @@ impl LockTable {
 
     /// Forgets what mounts have of an object that goes.
     pub(super) fn drop_shares(&mut self, ino: Ino) {
-        self.shares.remove(&ino);
+        let mounts = self.shares.remove(&ino).into_iter().flat_map(BTreeMap::into_keys);
+        self.changes.extend(mounts.map(|mount| Change::Share(ino, mount)));
         self.stir(Subject::Object(ino));
     }
 

@@ -429,6 +429,14 @@ pub enum Change {
     Object(Ino),
     /// A session.
     Session(SessionId),
+    /// A file without a name.
+    Nameless(Ino),
+    /// A mount's lease.
+    Mount(MountId),
+    /// What a mount has of an object: how often it is open, and its advisory locks.
+    Share(Ino, MountId),
+    /// A call's place in a queue.
+    Wait(WaitId),
 }
 
 /// All that one step did.
@@ -484,6 +492,40 @@ impl Command {
     /// Who asks; `None` where the daemon does.
     pub fn caller(&self) -> Option<&Caller> {
         caller_of!(self, as_ref)
+    }
+
+    /// A number for what kind of step it is, the same for ever: stores keep it.
+    pub const fn number(&self) -> u8 {
+        match self {
+            Self::Acquire { .. } => 1,
+            Self::Unlink { .. } => 2,
+            Self::Rmdir { .. } => 3,
+            Self::Link { .. } => 4,
+            Self::Rename { .. } => 5,
+            Self::Open { .. } => 6,
+            Self::Close { .. } => 7,
+            Self::Lock { .. } => 8,
+            Self::Unlock { .. } => 9,
+            Self::Await { .. } => 10,
+            Self::Withdraw { .. } => 11,
+            Self::Attend { .. } => 12,
+            Self::Leave { .. } => 13,
+            Self::Write { .. } => 14,
+            Self::Truncate { .. } => 15,
+            Self::Change { .. } => 16,
+            Self::SetTtl { .. } => 17,
+            Self::SetDefaultTtl { .. } => 18,
+            Self::Break { .. } => 19,
+            Self::Transfer { .. } => 20,
+            Self::BeginSession { .. } => 21,
+            Self::EndSession { .. } => 22,
+            Self::MergeSession { .. } => 23,
+            Self::TouchSession { .. } => 24,
+            Self::SetSessionTtl { .. } => 25,
+            Self::Renew { .. } => 26,
+            Self::MarkEnded { .. } => 27,
+            Self::Sweep { .. } => 28,
+        }
     }
 
     /// The object that it names by its number.

@@ -104,7 +104,7 @@ impl LockTable {
             seen: now.boot,
         };
         let directory = (kind == Kind::Directory).then(Directory::default);
-        self.objects.insert(ino, Box::new(Object { record, directory, check_at: None, left_by: None }));
+        self.objects.insert(ino, Box::new(Object::new(record, directory)));
         self.tally.locks += 1;
         self.join_session(ino, id);
         self.place(now, ino, spot, token);

@@ -8,7 +8,6 @@
 
 use std::collections::HashSet;
 
-use super::queue::Queues;
 use super::{Change, Directory, Group, LockTable, Object, Spot};
 use crate::clock::{BootTime, Now};
 use crate::lock::{Body, Ino, Kind, MountId, Name, Record, Session, SessionId, Ttl};
@@ -148,7 +147,7 @@ impl LockTable {
             self.tally.locks += 1;
         }
         let (session, places) = (record.session.take(), std::mem::take(&mut record.places));
-        self.objects.insert(ino, Box::new(Object { record, directory, check_at: None, left_by: None }));
+        self.objects.insert(ino, Box::new(Object::new(record, directory)));
         for place in places {
             let spot = Spot { parent: place.parent, name: place.name };
             let standing = self.directory(spot.parent).and_then(|above| above.by_name.get(&spot.name));
@@ -242,9 +241,7 @@ impl LockTable {
     pub fn stand_by(&mut self, now: Now) -> Vec<Change> {
         self.stands_alone = false;
         // Who has what open or locked, and who waits, asks the other store from now on.
-        self.shares.clear();
-        self.mounts.clear();
-        self.queues = Queues::default();
+        self.drop_belongings();
         let is_nameless = |ino: &Ino| *ino != Ino::ROOT && self.objects[ino].record.places.is_empty();
         let own: Vec<Ino> =
             self.objects.keys().copied().filter(|ino| self.is_of_host(*ino) || is_nameless(ino)).collect();

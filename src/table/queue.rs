@@ -9,7 +9,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
-use super::{Caller, LockTable, New, Opening, Outcome, Refusal, Reply, Spot, Waiting};
+use super::{Caller, Change, LockTable, New, Opening, Outcome, Refusal, Reply, Spot, Waiting};
 use crate::clock::{BootTime, Now};
 use crate::lock::{
     Claim, Grant, Ino, LockOwner, Mode, MountId, Name, Range, SessionId, Style, Token, WaitId, Waiter,
@@ -20,7 +20,7 @@ pub(super) const RESERVED: Duration = Duration::from_secs(2);
 
 /// What is waited for.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub(super) enum Subject {
+pub enum Subject {
     /// An advisory lock on an object.
     Object(Ino),
     /// A name, to be free.
@@ -36,8 +36,8 @@ impl From<&Spot> for Subject {
 /// All that wait.
 #[derive(Debug, Default)]
 pub(super) struct Queues {
-    by_subject: BTreeMap<Subject, BTreeMap<Token, Waiter>>,
-    by_id: BTreeMap<WaitId, (Subject, Token)>,
+    pub(super) by_subject: BTreeMap<Subject, BTreeMap<Token, Waiter>>,
+    pub(super) by_id: BTreeMap<WaitId, (Subject, Token)>,
     by_session: BTreeMap<SessionId, BTreeSet<WaitId>>,
     /// Until when something is reserved for whom.
     reserved: BTreeSet<(BootTime, WaitId)>,
@@ -176,10 +176,17 @@ impl LockTable {
             alone,
             reserved: None,
         };
-        self.queues.by_session.entry(waiter.session.clone()).or_default().insert(id);
-        self.queues.by_id.insert(id, (subject.clone(), ticket));
-        self.queues.by_subject.entry(subject).or_default().insert(ticket, waiter);
+        self.changes.push(Change::Wait(id));
+        self.enter_queue(subject, waiter);
         Ok(Reply::Waits)
+    }
+
+    /// Gives a waiter its place; whether nobody had it.
+    pub(super) fn enter_queue(&mut self, subject: Subject, waiter: Waiter) -> bool {
+        let Waiter { id, ticket, .. } = waiter;
+        self.queues.by_session.entry(waiter.session.clone()).or_default().insert(id);
+        let is_new = self.queues.by_id.insert(id, (subject.clone(), ticket)).is_none();
+        self.queues.by_subject.entry(subject).or_default().insert(ticket, waiter).is_none() && is_new
     }
 
     fn waiter_mut(&mut self, id: WaitId) -> Option<&mut Waiter> {
@@ -199,6 +206,7 @@ impl LockTable {
         let Some((subject, ticket)) = self.queues.by_id.remove(&id) else {
             return;
         };
+        self.changes.push(Change::Wait(id));
         self.stir(subject.clone());
         let Some(queue) = self.queues.by_subject.get_mut(&subject) else {
             return;

@@ -179,17 +179,21 @@ fn a_step_names_each_change_once() {
 }
 
 #[test]
-fn what_has_no_name_is_not_kept() {
+fn what_has_no_name_is_kept_apart_and_no_longer_than_it_is_open() {
     let mut table = table();
     let (ino, _) = make(&mut table, dawn(), "a", below(Ino::ROOT, "x"), New::File(Opening::Opened));
     let step = table.execute(dawn(), &Command::Unlink { caller: agent("a"), spot: below(Ino::ROOT, "x") });
-    assert!(step.changes.contains(&Change::Object(ino)));
+    assert!(step.changes.contains(&Change::Object(ino)) && step.changes.contains(&Change::Nameless(ino)));
     assert_eq!((table.record(ino), table.contents().0.len()), (None, 1));
+    assert_eq!(table.nameless(ino).and_then(|(_, left_by)| left_by), Some(&id("a")));
     let data = b"x".to_vec();
-    table.execute(dawn(), &Command::Write { caller: agent("a"), ino, offset: None, data });
+    let written = table.execute(dawn(), &Command::Write { caller: agent("a"), ino, offset: None, data });
+    assert_eq!(written.changes, [Change::Nameless(ino)]);
     assert_eq!(table.stat(dawn(), ino).map(|attributes| attributes.size), Some(1));
-    assert_eq!(table.execute(dawn(), &Command::Close { mount: MountId::from_u64(1), ino }).changes, []);
-    assert_eq!(table.stat(dawn(), ino), None);
+    let mount = MountId::from_u64(1);
+    let closed = table.execute(dawn(), &Command::Close { mount, ino });
+    assert_eq!(closed.changes, [Change::Nameless(ino), Change::Share(ino, mount)]);
+    assert_eq!((table.stat(dawn(), ino), table.nameless(ino)), (None, None));
 }
 
 #[test]
@@ -309,7 +313,8 @@ fn mount(number: u64, ttl: Ttl) -> Mount {
 
 fn attend(table: &mut LockTable, now: Now, number: u64, ttl: Ttl) {
     let step = table.execute(now, &Command::Attend { mount: mount(number, ttl) });
-    assert_eq!((step.outcome, step.changes), (Ok(Reply::Count(0)), vec![]));
+    let lease = Change::Mount(MountId::from_u64(number));
+    assert_eq!((step.outcome, step.changes), (Ok(Reply::Count(0)), vec![lease]));
 }
 
 /// flock(2), exclusive, of the open file description `key` on the mount of the same number.
@@ -347,27 +352,32 @@ fn a_sweep_is_due_when_a_lease_or_a_reservation_runs_out() {
     assert_eq!((table.mounts().len(), table.counts().waits), (1, 0));
 }
 
-/// A store writes when a file becomes advisory, and when its ttl begins to run: not for each lock.
 #[test]
-fn locks_and_waits_are_not_kept() {
+fn what_mounts_have_is_kept_with_the_step_that_changes_it() {
     let mut table = table();
+    let mounts = [1, 2].map(MountId::from_u64);
     attend(&mut table, dawn(), 1, Ttl::Never);
     attend(&mut table, dawn(), 2, Ttl::Never);
     let ino = make_file(&mut table, dawn(), "a", below(Ino::ROOT, "f"));
+    let [first, second] = mounts.map(|mount| Change::Share(ino, mount));
+    let wait = Change::Wait(WaitId { mount: mounts[1], request: 1 });
     assert_eq!(
         flock(&mut table, dawn(), ino, 1, None).changes,
-        [Change::Object(ino)],
+        [Change::Object(ino), first.clone()],
         "nobody holds it from then on"
     );
-    assert_eq!(flock(&mut table, dawn(), ino, 2, Some(1)).changes, []);
+    assert_eq!(flock(&mut table, dawn(), ino, 1, None).changes, [], "it has it already");
+    assert_eq!(flock(&mut table, dawn(), ino, 2, Some(1)).changes, std::slice::from_ref(&wait));
+    assert_eq!(flock(&mut table, dawn(), ino, 2, Some(1)).changes, [], "it has its place already");
     let late = after(Duration::from_secs(60));
-    assert_eq!(unlock(&mut table, late, ino, 1).changes, []);
-    assert_eq!(flock(&mut table, late, ino, 2, Some(1)).changes, []);
-    assert_eq!(unlock(&mut table, late, ino, 2).changes, [Change::Object(ino)]);
+    assert_eq!(unlock(&mut table, late, ino, 1).changes, std::slice::from_ref(&first));
+    assert_eq!(flock(&mut table, late, ino, 2, Some(1)).changes, [second.clone(), wait]);
+    assert_eq!(unlock(&mut table, late, ino, 2).changes, [Change::Object(ino), second]);
     assert_eq!(table.record(ino).map(|record| record.seen), Some(late.boot));
     for _ in 0..3 {
-        assert_eq!(flock(&mut table, late, ino, 1, None).changes, []);
-        assert_eq!(unlock(&mut table, late, ino, 1).changes, [], "within a second it is not written again");
+        assert_eq!(flock(&mut table, late, ino, 1, None).changes, std::slice::from_ref(&first));
+        let unlocked = unlock(&mut table, late, ino, 1).changes;
+        assert_eq!(unlocked, std::slice::from_ref(&first), "within a second the file is not written again");
     }
 }
 

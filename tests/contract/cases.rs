@@ -1,6 +1,7 @@
 //! The cases that every store is tried on: each a promise of the law, asked as a store is asked.
 
 pub(crate) mod advisory;
+pub(crate) mod again;
 pub(crate) mod calls;
 pub(crate) mod kept;
 pub(crate) mod names;

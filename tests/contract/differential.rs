@@ -170,7 +170,6 @@ pub(crate) fn store_is_the_table_from<G: Ground>(first: u64, cases: u64, kept: K
                 Act::Reopen if kept == Kept::Durably => {
                     house.reopen(Duration::ZERO);
                     bench = reopened(bench);
-                    stories.iter_mut().for_each(Story::forget_mounts);
                     (events, heard) = (Vec::new(), 0);
                 }
                 _ => {}

@@ -188,7 +188,7 @@ fn the_end_of_every_history_is_an_empty_table() {
         }
         let mounts = (0..MOUNTS).map(mount_id).collect();
         bench.table.execute(bench.now, &Command::Leave { mounts }).outcome.ok();
-        let Shadow { records, sessions } = Shadow::of(&bench.table);
+        let Shadow { records, sessions, .. } = Shadow::of(&bench.table);
         let of_nobody = |record: &lockfs::lock::Record| {
             record.session.is_none() && (record.body.kind() == Kind::Directory || record.is_advisory())
         };

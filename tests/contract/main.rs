@@ -47,10 +47,21 @@ macro_rules! contract {
                 tokens_rise_over_an_opening
                 the_time_in_which_it_is_closed_does_not_count
                 losses_are_remembered_over_an_opening
-                a_file_without_names_does_not_outlive_an_opening
+                a_file_without_names_lives_on_while_its_mount_does
+        } try_cases! {
+            $ground; again:
+                a_request_asked_again_by_a_successor_gets_its_first_outcome
+                a_request_that_was_not_carried_out_is_carried_out_once
+                each_step_of_a_request_is_remembered
+                a_request_that_was_answered_is_forgotten_and_its_seat_used_again
+                requests_of_another_mount_are_others
+                a_lock_asked_for_again_is_had_once
+                what_is_open_is_what_the_handles_say
         } try_cases! {
             $ground; queues:
-                nobody_waits_in_a_store_that_is_opened_again
+                a_mount_that_is_taken_over_has_what_it_had
+                who_was_told_before_the_store_was_opened_again_is_told_once_more
+                nothing_is_left_of_mounts_that_nobody_takes_over
                 an_advisory_file_has_its_ttl_when_the_store_is_opened_again
         });
     };

@@ -1,22 +1,24 @@
-//! What a store would have kept: records and sessions, changed by nothing but the changes of each step.
+//! What a store would have kept: records, sessions and what mounts have, changed by nothing but the changes of each step.
 
 use std::collections::{BTreeMap, BTreeSet};
 
 use lockfs::clock::Now;
-use lockfs::lock::{Attributes, Ino, Kind, LockPath, Record, Session, SessionId};
-use lockfs::table::{Change, Command, Entry, LockTable, Spot};
+use lockfs::lock::{Attributes, Ino, Kind, LockPath, Record, Session, SessionId, Waiter};
+use lockfs::table::{Belongings, Change, Command, Entry, LockTable, Spot};
 
 use crate::search::Verdict;
-use crate::world::Bench;
+use crate::world::{Bench, names};
 
 /// More than any test has of anything.
 pub(crate) const ALL: usize = 1_000_000;
 
-/// The records and sessions of a table, as a store has them.
+/// The records and sessions of a table, and what mounts have, as a store has them.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Shadow {
     pub(crate) records: BTreeMap<Ino, Record>,
     pub(crate) sessions: BTreeMap<SessionId, Session>,
+    /// Each with what is said of it alone.
+    belongings: BTreeMap<Change, Belongings>,
 }
 
 /// Fails with `text` where `claim` does not hold.
@@ -38,6 +40,11 @@ impl Shadow {
         Self {
             records: numbers.into_iter().map(|ino| (ino, record(ino))).collect(),
             sessions: ids.into_iter().map(|id| (id.clone(), session(&id))).collect(),
+            belongings: table
+                .belongings()
+                .into_iter()
+                .map(|change| (change.clone(), belonging(table, &change).expect("it is there")))
+                .collect(),
         }
     }
 
@@ -52,7 +59,9 @@ impl Shadow {
             false => record,
         };
         let records = self.records.into_values().map(used);
-        LockTable::restore(epoch, records, sessions).expect("what was kept is whole")
+        let mut table = LockTable::restore(epoch, records, sessions).expect("what was kept is whole");
+        table.restore_belongings(together(&self.belongings)).expect("what was kept is whole");
+        table
     }
 
     /// Changes what a step says it changed, and nothing else.
@@ -66,6 +75,10 @@ impl Shadow {
                 Change::Session(id) => match table.session_record(id) {
                     Some(session) => drop(self.sessions.insert(id.clone(), session.clone())),
                     None => drop(self.sessions.remove(id)),
+                },
+                other => match belonging(table, other) {
+                    Some(kept) => drop(self.belongings.insert(other.clone(), kept)),
+                    None => drop(self.belongings.remove(other)),
                 },
             }
         }
@@ -112,10 +125,11 @@ impl Shadow {
         self.check_numbers()?;
         self.check_answers(bench)?;
         let epoch = bench.table.last_token().epoch() + 1;
-        let kept = self.clone().with_uses(bench);
+        let kept = self.clone();
         let restored =
             LockTable::restore(epoch, kept.records.values().cloned(), kept.sessions.values().cloned());
-        let restored = Bench { table: restored?, now: bench.now };
+        let mut restored = Bench { table: restored?, now: bench.now };
+        restored.table.restore_belongings(together(&kept.belongings))?;
         ensure!(kept == Self::of(&restored.table), "restored, other things are kept");
         kept.check_answers(&restored)?;
         for ino in self.records.keys() {
@@ -123,16 +137,22 @@ impl Shadow {
             let [before, after] = views.map(|view| {
                 view.map(|mut view| {
                     view.attributes = without_times(view.attributes);
-                    // Who locks a file, and who waits for it, is not kept.
-                    (view.grants, view.waiting) = (Vec::new(), 0);
-                    if view.record.is_advisory() {
-                        (view.record.seen, view.deadline) = (bench.now.boot, None);
-                    }
                     view
                 })
             });
             ensure!(before == after, "restored, inode {ino} is another: {before:?} {after:?}");
         }
+        for spot in names().into_iter().flat_map(|name| {
+            self.records.keys().map(move |parent| Spot { parent: *parent, name: name.clone() })
+        }) {
+            let [before, after] = [bench, &restored].map(|bench| bench.table.queue(bench.now, &spot));
+            // What was reserved is told again.
+            let before: Vec<Waiter> =
+                before.into_iter().map(|waiter| Waiter { reserved: None, ..waiter }).collect();
+            ensure!(before == after, "restored, others wait at {spot:?}: {before:?} {after:?}");
+        }
+        let counts = |bench: &Bench| (bench.table.counts().locks, bench.table.counts().waits);
+        ensure!(counts(bench) == counts(&restored), "restored, there are more or fewer");
         let sessions = |bench: &Bench| bench.table.list_sessions(bench.now, None, ALL);
         ensure!(sessions(bench) == sessions(&restored), "restored, the sessions are others");
         for id in self.sessions.keys() {
@@ -143,16 +163,6 @@ impl Shadow {
             );
         }
         Ok(())
-    }
-
-    /// The same, and what is advisory and alive was used until now: who uses it is not kept.
-    fn with_uses(mut self, bench: &Bench) -> Self {
-        for record in self.records.values_mut().filter(|record| record.is_advisory()) {
-            if bench.table.stat(bench.now, record.ino).is_some() {
-                record.seen = bench.now.boot;
-            }
-        }
-        self
     }
 
     /// No number is used for two things.
@@ -281,6 +291,42 @@ impl Shadow {
         }
         Ok(())
     }
+}
+
+/// One thing that a store keeps of mounts, as the table has it.
+fn belonging(table: &LockTable, change: &Change) -> Option<Belongings> {
+    let mut kept = Belongings::default();
+    match change {
+        Change::Nameless(ino) => {
+            let (record, left_by) = table.nameless(*ino)?;
+            kept.nameless.push((record.clone(), left_by.cloned()));
+        }
+        Change::Mount(mount) => {
+            let (mount, seen) = table.lease(*mount)?;
+            kept.leases.push((mount.clone(), seen));
+        }
+        Change::Share(ino, mount) => {
+            let (opens, grants) = table.share(*ino, *mount)?;
+            kept.shares.push((*ino, *mount, opens, grants.to_vec()));
+        }
+        Change::Wait(id) => {
+            let (subject, waiter) = table.wait(*id)?;
+            kept.waits.push((subject.clone(), Waiter { reserved: None, ..waiter.clone() }));
+        }
+        Change::Object(_) | Change::Session(_) => return None,
+    }
+    Some(kept)
+}
+
+fn together(kept: &BTreeMap<Change, Belongings>) -> Belongings {
+    let mut all = Belongings::default();
+    for Belongings { leases, nameless, shares, waits } in kept.values().cloned() {
+        all.leases.extend(leases);
+        all.nameless.extend(nameless);
+        all.shares.extend(shares);
+        all.waits.extend(waits);
+    }
+    all
 }
 
 /// All pages of a listing.

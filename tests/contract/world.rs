@@ -582,13 +582,6 @@ impl Story {
         self.told.extend(wakes);
     }
 
-    /// The store was opened again: nobody waits any more, and no mount has a lease.
-    pub(crate) fn forget_mounts(&mut self) {
-        self.calls.clear();
-        self.told.clear();
-        self.leases = [None; MOUNTS];
-    }
-
     /// Whether a mount would open something though its lease has run out. A daemon begins it anew first; what is
     /// opened before that goes then, or when somebody sweeps.
     fn opens_unattended(&self, now: Now, command: &Command) -> bool {

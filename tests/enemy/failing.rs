@@ -11,7 +11,9 @@ use std::time::Duration;
 use lockfs::clock::{Clock, Now, SystemClock};
 use lockfs::fs::{About, LockFs};
 use lockfs::fuse::{Mount, MountOptions};
-use lockfs::lock::{Attributes, Ino, Mount as Served, RequestId, Session, SessionId, Token, Ttl, Waiter};
+use lockfs::lock::{
+    Attributes, Ino, Mount as Served, MountId, RequestId, Session, SessionId, Token, Ttl, Waiter,
+};
 use lockfs::locks::{LockService, Processes};
 use lockfs::store::{EventPage, Health, LockStore, MemoryStore, StoreError, Tenure, Wakes};
 use lockfs::table::{Command, Counts, Entry, Outcome, Spot, View};
@@ -38,7 +40,10 @@ impl LockStore for Buggy {
         }
         self.0.execute_for(request, command)
     }
-    fn remembers(&self, request: RequestId) -> bool {
+    fn recall_opens(&self, mount: MountId, opens: &[(Ino, u64)]) -> Result<(), StoreError> {
+        self.0.recall_opens(mount, opens)
+    }
+    fn remembers(&self, request: RequestId) -> Result<bool, StoreError> {
         self.0.remembers(request)
     }
     fn now(&self) -> Now {

@@ -6,12 +6,17 @@
 //! clock, from which it is worked out again after another boot. What then remains of a ttl is never more than
 //! the whole of it, nor less than nothing, whatever the wall clock says.
 
+mod mounts;
+
+pub(super) use mounts::encode_answer;
+
 use super::Write;
 use crate::clock::{BootId, BootTime, Now, WallTime};
 use crate::lock::{
     Body, Ino, Job, Login, Name, Origin, Place, Record, Session, SessionId, SessionKind, Token, Ttl,
 };
-use crate::table::{Change, LockTable};
+use crate::store::seats::{Answered, SeatId};
+use crate::table::{Belongings, Change, LockTable};
 
 /// The key of the epoch.
 pub(super) const EPOCH: &[u8] = b"mepoch";
@@ -19,6 +24,11 @@ pub(super) const EPOCH: &[u8] = b"mepoch";
 pub(super) const BOOT: &[u8] = b"mboot";
 const OBJECT: u8 = b'o';
 const SESSION: u8 = b's';
+const NAMELESS: u8 = b'u';
+const LEASE: u8 = b'l';
+const SHARE: u8 = b'h';
+const WAIT: u8 = b'w';
+const ANSWER: u8 = b'a';
 
 /// What a change comes to in the log.
 pub(super) fn write(table: &LockTable, change: &Change, now: Now) -> Write {
@@ -29,12 +39,45 @@ pub(super) fn write(table: &LockTable, change: &Change, now: Now) -> Write {
             key.extend_from_slice(id.as_str().as_bytes());
             (key, table.session_record(id).map(|session| encode_session(session, now)))
         }
+        Change::Nameless(ino) => {
+            let nameless = table.nameless(*ino);
+            (numbered(NAMELESS, &[ino.as_u64()]), nameless.map(|kept| mounts::encode_nameless(kept, now)))
+        }
+        Change::Mount(mount) => {
+            let lease = table.lease(*mount);
+            (numbered(LEASE, &[mount.as_u64()]), lease.map(|lease| mounts::encode_lease(lease, now)))
+        }
+        Change::Share(ino, mount) => (
+            numbered(SHARE, &[ino.as_u64(), mount.as_u64()]),
+            table.share(*ino, *mount).map(mounts::encode_share),
+        ),
+        Change::Wait(id) => {
+            (numbered(WAIT, &[id.mount.as_u64(), id.request]), table.wait(*id).map(mounts::encode_wait))
+        }
     }
 }
 
+/// A key of numbers, each big-endian.
+fn numbered(prefix: u8, numbers: &[u64]) -> Vec<u8> {
+    let mut key = Vec::with_capacity(1 + 8 * numbers.len());
+    key.push(prefix);
+    numbers.iter().for_each(|number| key.extend_from_slice(&number.to_be_bytes()));
+    key
+}
+
+/// The key of what a request was answered.
+pub(super) fn key_of_answer(seat: SeatId) -> Vec<u8> {
+    numbered(ANSWER, &[seat.as_u64()])
+}
+
+/// Whether an entry is of something that is known by a number.
+pub(super) fn is_numbered(key: &[u8]) -> bool {
+    matches!(key.first(), Some(&(OBJECT | NAMELESS | LEASE | SHARE | WAIT | ANSWER)))
+}
+
 /// The key of an object.
-pub(super) fn key_of(ino: Ino) -> Vec<u8> {
-    [&[OBJECT][..], &ino.as_u64().to_be_bytes()].concat()
+fn key_of(ino: Ino) -> Vec<u8> {
+    numbered(OBJECT, &[ino.as_u64()])
 }
 
 /// What a log holds.
@@ -44,6 +87,8 @@ pub(super) struct Contents {
     pub(super) boot: Option<BootId>,
     pub(super) records: Vec<Record>,
     pub(super) sessions: Vec<Session>,
+    pub(super) belongings: Belongings,
+    pub(super) answers: Vec<Answered>,
 }
 
 impl Contents {
@@ -74,13 +119,28 @@ impl Contents {
             let read = match key.split_first() {
                 Some((&OBJECT, number)) => reader.record(number).map(|record| contents.records.push(record)),
                 Some((&SESSION, id)) => reader.session(id).map(|session| contents.sessions.push(session)),
-                _ => None,
+                Some((&prefix, rest)) => contents.read_more(prefix, rest, &mut reader),
+                None => None,
             };
             if read.is_none() || !reader.rest.is_empty() {
                 return Err(format!("the record with the key {} can't be read", key.escape_ascii()));
             }
         }
         Ok(contents)
+    }
+
+    /// Reads an entry that mounts have to do with.
+    fn read_more(&mut self, prefix: u8, key: &[u8], reader: &mut Reader<'_>) -> Option<()> {
+        let Belongings { leases, nameless, shares, waits } = &mut self.belongings;
+        match prefix {
+            NAMELESS => nameless.push(reader.nameless(key)?),
+            LEASE => leases.push(reader.lease(key)?),
+            SHARE => shares.push(reader.share(key)?),
+            WAIT => waits.push(reader.wait(key)?),
+            ANSWER => self.answers.push(reader.answer(key)?),
+            _ => return None,
+        }
+        Some(())
     }
 
     /// Whether a store could be opened from the entries of a log.
@@ -92,7 +152,8 @@ impl Contents {
         if contents.records.is_empty() {
             return Ok(());
         }
-        LockTable::restore(u32::MAX, contents.records, contents.sessions).map(drop)
+        LockTable::restore(u32::MAX, contents.records, contents.sessions)?
+            .restore_belongings(contents.belongings)
     }
 }
 
@@ -124,6 +185,14 @@ impl Writer {
     fn time(&mut self, time: WallTime) {
         self.0.extend_from_slice(&time.secs().to_le_bytes());
         self.u32(time.subsec_nanos());
+    }
+
+    fn origin(&mut self, origin: &Origin) {
+        let Origin { user, host, pid, command } = origin;
+        self.bytes(user.as_bytes());
+        self.bytes(host.as_bytes());
+        self.u32(*pid);
+        self.bytes(command.as_bytes());
     }
 
     fn seen(&mut self, seen: BootTime, now: Now) {
@@ -184,11 +253,7 @@ fn encode_session(session: &Session, now: Now) -> Vec<u8> {
             out.bytes(job.boot.as_str().as_bytes());
         }
     }
-    let Origin { user, host, pid, command } = &session.origin;
-    out.bytes(user.as_bytes());
-    out.bytes(host.as_bytes());
-    out.u32(*pid);
-    out.bytes(command.as_bytes());
+    out.origin(&session.origin);
     out.bytes(session.login.as_ref().map_or("", Login::as_str).as_bytes());
     out.time(session.since);
     out.time(session.mtime);
@@ -269,6 +334,11 @@ impl Reader<'_> {
         Some(BootTime::from_nanos(self.now.boot.as_nanos().saturating_sub(ago)))
     }
 
+    fn origin(&mut self) -> Option<Origin> {
+        let (user, host) = (self.text()?, self.text()?);
+        Some(Origin { user, host, pid: self.u32()?, command: self.text()? })
+    }
+
     fn ttl(&mut self) -> Option<Ttl> {
         let ttl = Ttl::from_millis(self.u64()?);
         ttl.span().is_none_or(|span| span <= Ttl::MAX).then_some(ttl)
@@ -313,8 +383,7 @@ impl Reader<'_> {
             }
             _ => return None,
         };
-        let (user, host) = (self.text()?, self.text()?);
-        let origin = Origin { user, host, pid: self.u32()?, command: self.text()? };
+        let origin = self.origin()?;
         let login = self.text()?;
         let login = (!login.is_empty()).then(|| Login::new(&login));
         let (since, mtime, ttl) = (self.time()?, self.time()?, self.ttl()?);

@@ -2,7 +2,7 @@
 //!
 //! | name | what |
 //! |---|---|
-//! | `FORMAT` | `lockfs level store 1`, and the store's random id; written last when a store is made |
+//! | `FORMAT` | `lockfs level store 2`, and the store's random id; written last when a store is made |
 //! | `FORMAT.new` | the same, while the store is being made: nothing in it has been acknowledged yet |
 //! | `lock` | held with flock(2) by the process that has the store open, and names it |
 //! | `tail` | the last batch number (`tail.rs`) |
@@ -27,7 +27,8 @@ use crate::store::level::tables::Tables;
 use crate::store::level::tail::{BootId, Tail, TailState};
 
 const FORMAT_WORDS: &str = "lockfs level store";
-const FORMAT_VERSION: u32 = 1;
+/// The version that this program writes. It reads all before it: the entries of the first are among those of the second.
+const FORMAT_VERSION: u32 = 2;
 
 /// A data directory that this process has locked.
 #[derive(Debug)]
@@ -156,7 +157,7 @@ impl Home {
     pub(crate) fn found(&self) -> Result<u64, Flaw> {
         let (begun, format) = (self.dir.join("FORMAT.new"), self.dir.join("FORMAT"));
         let store = RandomState::new().hash_one(std::process::id());
-        write_synced(&begun, format!("{FORMAT_WORDS} {FORMAT_VERSION}\nid {store:016x}\n").as_bytes())?;
+        write_synced(&begun, format_text(store).as_bytes())?;
         sync_dir(&self.dir).map_err(io_flaw("sync", &self.dir))?;
 
         // What an earlier attempt left: it never got as far as acknowledging anything.
@@ -189,6 +190,18 @@ impl Home {
         fs::rename(&begun, &format).map_err(io_flaw("rename", &begun))?;
         sync_dir(&self.dir).map_err(io_flaw("sync", &self.dir))?;
         Ok(store)
+    }
+
+    /// Says from now on that the store may hold what this version writes: a version that can't read that refuses it.
+    pub(crate) fn raise_format(&self, store: u64) -> Result<(), Flaw> {
+        let (raised, format) = (self.dir.join("FORMAT.new"), self.dir.join("FORMAT"));
+        let text = format_text(store);
+        if read_if_there(&format)?.as_deref() == Some(text.as_bytes()) {
+            return Ok(());
+        }
+        write_synced(&raised, text.as_bytes())?;
+        fs::rename(&raised, &format).map_err(io_flaw("rename", &raised))?;
+        sync_dir(&self.dir).map_err(io_flaw("sync", &self.dir))
     }
 
     /// Moves the store, whatever its state, into `damaged-<n>/` within the directory; returns that path. A directory of
@@ -270,15 +283,19 @@ fn read_if_there(path: &Path) -> Result<Option<Vec<u8>>, Flaw> {
     }
 }
 
+fn format_text(store: u64) -> String {
+    format!("{FORMAT_WORDS} {FORMAT_VERSION}\nid {store:016x}\n")
+}
+
 fn parse_format(text: &[u8]) -> Result<u64, Flaw> {
-    let damaged = || Flaw::Damaged("the file FORMAT does not say `lockfs level store 1` and an id".into());
+    let damaged = || Flaw::Damaged("the file FORMAT does not say `lockfs level store 2` and an id".into());
     let mut lines = std::str::from_utf8(text).map_err(|_| damaged())?.lines();
     let version = lines
         .next()
         .and_then(|line| line.strip_prefix(FORMAT_WORDS)?.strip_prefix(' '))
         .ok_or_else(damaged)?;
     match version.parse::<u32>() {
-        Ok(FORMAT_VERSION) => {}
+        Ok(1..=FORMAT_VERSION) => {}
         Ok(newer) if newer > FORMAT_VERSION => return Err(Flaw::Newer(format!("{FORMAT_WORDS} {newer}"))),
         _ => return Err(damaged()),
     }

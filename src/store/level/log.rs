@@ -88,6 +88,7 @@ impl BatchLog {
             State::Empty | State::Begun => home.found().map_err(|flaw| flaw.at(dir))?,
         };
         let verified = verify(&home, store)?;
+        home.raise_format(store).map_err(|flaw| flaw.at(dir))?;
         let (clean, lost) = (verified.tail.clean, verified.verdict.lost);
         if lost > 0 {
             log::warn!("acknowledged batches were lost with the power: dir={} batches={lost}", dir.display());
@@ -168,6 +169,15 @@ impl BatchLog {
     /// [`LevelError::NoSpace`] if the disk is almost full: nothing was written, and the log goes on. Every other error
     /// fails the log for good, and leaves it unknown whether the batch is in it.
     pub(crate) fn commit(&mut self, batch: &[Change<'_>]) -> Result<(), LevelError> {
+        let puts = batch.iter().any(|(_, value)| value.is_some());
+        self.commit_as(if puts { Writer::Put } else { Writer::Delete }, batch)
+    }
+
+    /// The same for a batch of which the caller knows better how far it may fill the disk.
+    ///
+    /// # Errors
+    /// As [`Self::commit`].
+    pub(crate) fn commit_as(&mut self, writer: Writer, batch: &[Change<'_>]) -> Result<(), LevelError> {
         if let Some(reason) = self.failed.as_deref().or(self.feeder.broken()) {
             return Err(LevelError::Failed(reason.to_owned()));
         }
@@ -179,8 +189,6 @@ impl BatchLog {
             let source = io::Error::from(io::ErrorKind::InvalidInput);
             return Err(LevelError::Io { what: "write a batch of more than 256 MiB".into(), source });
         }
-        let writer =
-            if batch.iter().any(|(_, value)| value.is_some()) { Writer::Put } else { Writer::Delete };
         match self.space.take(writer, self.buffer.len() as u64) {
             Ok(Ok(())) => {}
             Ok(Err(too_little)) => return self.without_space(too_little),

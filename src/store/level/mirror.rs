@@ -34,6 +34,7 @@ impl LevelStore {
         (uid, gid): (u32, u32),
     ) -> Result<Self, LevelError> {
         let Opened { mut log, entries, .. } = BatchLog::open(dir, durability)?;
+        let keys: Vec<Vec<u8>> = entries.iter().map(|(key, _)| key.clone()).collect();
         let damaged = |what: String| LevelError::Damaged { dir: dir.to_owned(), what };
         let (now, counts_on) = (clock.now(), BootId::new(CLOCK));
         let mut kept = codec::Contents::read(entries, now, &counts_on).map_err(damaged)?;
@@ -43,15 +44,21 @@ impl LevelStore {
         log.commit(&[(codec::EPOCH, Some(&epoch.to_le_bytes()))])?;
         let mut outdated = Vec::new();
         if !is_mirror {
-            outdated.extend(kept.records.iter().map(|record| codec::key_of(record.ino)));
+            outdated.extend(keys.into_iter().filter(|key| codec::is_numbered(key)));
             kept.records.iter_mut().for_each(number_as_own);
             kept.sessions.iter_mut().for_each(|session| number_session_as_own(session, now.boot));
         }
+        let (belongings, answers) = match is_mirror {
+            true => (kept.belongings, kept.answers),
+            // What mounts had in another kind of store is not theirs here.
+            false => Default::default(),
+        };
         let is_new = kept.records.is_empty();
-        let table = match is_new {
+        let mut table = match is_new {
             true => LockTable::new(epoch, uid, gid, now),
             false => LockTable::restore(epoch, kept.records, kept.sessions).map_err(damaged)?,
         };
+        table.restore_belongings(belongings).map_err(damaged)?;
         if !is_mirror {
             // All of it in one batch: a store of two kinds of numbers is none.
             let (objects, sessions) = table.contents();
@@ -71,7 +78,7 @@ impl LevelStore {
             queue: Mutex::new(Queue::default()),
             writer: Mutex::new(Writing { log: Some(log), kept: 0, failed: None }),
         };
-        Ok(Self::new(table, clock, journal))
+        Ok(Self::new(table, clock, journal, answers))
     }
 }
 

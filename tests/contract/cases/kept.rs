@@ -64,10 +64,14 @@ pub(crate) fn losses_are_remembered_over_an_opening(tree: &mut dyn Tenant) {
     assert_eq!(tree.unlink(&alice(), "a"), Err(Refusal::Lost));
 }
 
-pub(crate) fn a_file_without_names_does_not_outlive_an_opening(tree: &mut dyn Tenant) {
+pub(crate) fn a_file_without_names_lives_on_while_its_mount_does(tree: &mut dyn Tenant) {
     let ino = tree.create_open(&alice(), "a").expect("it is free");
     tree.unlink(&alice(), "a").expect("it is hers");
     tree.reopen(Duration::ZERO);
-    assert_eq!((tree.view_of(ino), tree.list("/")), (None, names([])));
+    assert!(tree.view_of(ino).is_some_and(|view| view.attributes.nlink == 0));
+    tree.reopen(Duration::ZERO);
     tree.close(ino);
+    assert_eq!((tree.view_of(ino), tree.list("/")), (None, names([])));
+    tree.reopen(Duration::ZERO);
+    assert_eq!((tree.view_of(ino), tree.list("/")), (None, names([])));
 }

@@ -2,7 +2,7 @@
 
 use lockfs::lock::Mode::{Exclusive, Shared};
 use lockfs::lock::{Range, Style};
-use lockfs::table::{Caller, Outcome, Refusal};
+use lockfs::table::{Caller, Command, Outcome, Refusal, Reply};
 
 use super::*;
 use crate::house::{GRANTED, Tenant, WAITS, bytes, fcntl, flock, waiting, waiting_alone};
@@ -656,20 +656,72 @@ pub(crate) fn calls_of_one_owner_do_not_wait_for_each_other(tree: &mut dyn Tenan
     tree.woken([(&a, 1), (&d, 2)]);
 }
 
-/// Nobody waits in a store that is opened again, and nothing is locked: whoever did is gone.
-pub(crate) fn nobody_waits_in_a_store_that_is_opened_again(tree: &mut dyn Tenant) {
+/// Whoever takes up a mount again finds it as it was: what it has locked and open, and each place in a queue.
+pub(crate) fn a_mount_that_is_taken_over_has_what_it_had(tree: &mut dyn Tenant) {
+    let [a, b, c, _] = furnished(tree);
+    tree.create(&a, "x").expect("it is free");
+    assert_eq!(tree.lock(&a, "f", fcntl(Exclusive, 1, bytes(2, 5)), None), GRANTED);
+    assert_eq!(tree.lock(&a, "f", flock(Exclusive, 1), None), GRANTED);
+    assert_eq!(tree.lock(&b, "f", flock(Exclusive, 1), waiting(1)), WAITS);
+    assert_eq!(tree.lock(&c, "f", flock(Shared, 1), waiting(3)), WAITS);
+    assert_eq!(tree.await_name(&b, "x", waiting(2)), Ok(None));
+    let look = |tree: &dyn Tenant| {
+        let queues = ["f", "x"].map(|path| tree.store().queue(&tree.spot(path)).expect("the store works"));
+        (tree.view("f"), tree.view("x"), queues, tree.mounts())
+    };
+    let before = look(tree);
+    for _ in 0..3 {
+        tree.reopen(std::time::Duration::ZERO);
+        assert_eq!(look(tree), before);
+    }
+    // They ask again, for the kernel does, and have the places that they had.
+    assert_eq!(tree.lock(&c, "f", flock(Shared, 1), waiting(3)), WAITS);
+    assert_eq!(tree.lock(&b, "f", flock(Exclusive, 1), waiting(1)), WAITS);
+    assert_eq!(tree.lock(&a, "f", flock(Shared, 7), waiting(9)), WAITS);
+    assert_eq!(tree.queue("f"), [1, 3, 9]);
+    tree.unlock(&a, "f", flock(Exclusive, 1));
+    tree.woken([(&b, 1)]);
+    assert_eq!(tree.lock(&b, "f", flock(Exclusive, 1), waiting(1)), GRANTED);
+}
+
+/// Bug: who was told, and whose daemon ended before it heard, was not told again.
+pub(crate) fn who_was_told_before_the_store_was_opened_again_is_told_once_more(tree: &mut dyn Tenant) {
+    let [a, b, _, _] = furnished(tree);
+    assert_eq!(tree.lock(&a, "f", flock(Exclusive, 1), None), GRANTED);
+    assert_eq!(tree.lock(&b, "f", flock(Exclusive, 1), waiting(1)), WAITS);
+    tree.unlock(&a, "f", flock(Exclusive, 1));
+    tree.reopen(std::time::Duration::from_secs(1));
+    tree.sweep(100);
+    tree.woken([(&b, 1)]);
+    assert_eq!(tree.lock(&a, "f", flock(Exclusive, 1), None), Err(Refusal::Taken));
+    assert_eq!(tree.lock(&b, "f", flock(Exclusive, 1), waiting(1)), GRANTED);
+}
+
+/// Where nobody takes up the mounts that were there, all that they had goes in one step.
+pub(crate) fn nothing_is_left_of_mounts_that_nobody_takes_over(tree: &mut dyn Tenant) {
     let [a, b, _, _] = furnished(tree);
     tree.create(&a, "x").expect("it is free");
     assert_eq!(tree.lock(&a, "f", flock(Exclusive, 1), None), GRANTED);
     assert_eq!(tree.lock(&b, "f", flock(Exclusive, 1), waiting(1)), WAITS);
     assert_eq!(tree.await_name(&b, "x", waiting(2)), Ok(None));
+    let open = tree.create_open(&a, "open").expect("it is free");
+    tree.unlink(&a, "open").expect("it is hers");
     tree.reopen(std::time::Duration::from_secs(1));
-    tree.woken([]);
-    let view = tree.view("f");
-    assert!(view.record.is_advisory());
-    assert_eq!((view.grants, view.waiting, tree.queue("f"), tree.queue("x")), (vec![], 0, vec![], vec![]));
-    assert_eq!((tree.mounts(), tree.store().counts().expect("the store works").waits), (vec![], 0));
-    assert_eq!(tree.lock(&a, "f", flock(Exclusive, 1), None), Err(Refusal::Unattended));
+    let mounts = tree.mounts().iter().map(|mount| mount.id).collect();
+    assert_eq!(tree.ask(Command::Leave { mounts }), Ok(Reply::Done));
+    for _ in 0..2 {
+        tree.woken([]);
+        let view = tree.view("f");
+        assert!(view.record.is_advisory());
+        assert_eq!(
+            (view.grants, view.waiting, tree.queue("f"), tree.queue("x")),
+            (vec![], 0, vec![], vec![])
+        );
+        assert_eq!((tree.mounts(), tree.store().counts().expect("the store works").waits), (vec![], 0));
+        assert_eq!(tree.view_of(open), None);
+        assert_eq!(tree.lock(&a, "f", flock(Exclusive, 1), None), Err(Refusal::Unattended));
+        tree.reopen(std::time::Duration::from_secs(1));
+    }
 }
 
 /// Bug: its ttl had run on while the store was closed, and while the last daemon used it.
@@ -678,6 +730,8 @@ pub(crate) fn an_advisory_file_has_its_ttl_when_the_store_is_opened_again(tree: 
     assert_eq!(tree.lock(&a, "f", flock(Exclusive, 1), None), GRANTED);
     tree.wait_secs(2 * TTL);
     tree.reopen(std::time::Duration::from_secs(2 * TTL));
+    let mounts = tree.mounts().iter().map(|mount| mount.id).collect();
+    assert_eq!(tree.ask(Command::Leave { mounts }), Ok(Reply::Done));
     tree.wait_secs(TTL - 1);
     assert!(!tree.is_free("f"));
     tree.wait_secs(1);

@@ -179,7 +179,7 @@ fn a_store_of_a_later_version_is_refused_as_newer() {
     let dir = temp();
     drop(open(dir.path()));
     let text = fs::read_to_string(dir.path().join("FORMAT")).unwrap();
-    fs::write(dir.path().join("FORMAT"), text.replace("store 1", "store 2")).unwrap();
+    fs::write(dir.path().join("FORMAT"), text.replace("store 2", "store 3")).unwrap();
     let error = BatchLog::open(dir.path(), Durability::Process).unwrap_err();
     assert!(matches!(error, LevelError::Newer { .. }), "{error}");
 }
