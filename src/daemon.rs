@@ -219,6 +219,7 @@ fn serve_store(
     let (point, options) = (&settings.mountpoint, mount_options(settings));
     let (mount, claim) = match (kept, connection) {
         (Some((device, claim)), Some(Connection { init, reply, .. })) => {
+            fs.recall_opens()?;
             let mount = Mount::take_over(Arc::clone(&fs), point, device, (&init, &reply), &options)?;
             (mount, Some(claim))
         }

@@ -35,6 +35,7 @@ pub use xattr::SetMode;
 use crate::clock::{Now, WallTime};
 use crate::lock::{Attributes, Ino, Kind, Session, Ttl};
 use crate::locks::{LockService, Requester};
+use crate::store::StoreError;
 use crate::table::{Caller, Refusal};
 use events::EventFile;
 use handle::Handles;
@@ -149,6 +150,14 @@ impl LockFs {
             service,
             about,
         }
+    }
+
+    /// Says to the store what is open of a mount that was taken over; before anybody is answered.
+    ///
+    /// # Errors
+    /// The store can't say, or can't keep it.
+    pub fn recall_opens(&self) -> Result<(), StoreError> {
+        self.service.recall_opens(&self.handles.opens())
     }
 
     /// Says what becomes of the mount when its daemon is replaced, which is known once it is there.

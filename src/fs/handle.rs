@@ -60,6 +60,13 @@ impl Handles {
         self.table().earlier.get(&request).copied()
     }
 
+    /// The objects that an earlier daemon has opened, each with the request.
+    pub(super) fn opens(&self) -> Vec<(Ino, u64)> {
+        let table = self.table();
+        let ino = |number| table.open.get(number).and_then(|handle: &Handle| handle.ino);
+        table.earlier.iter().filter_map(|(request, number)| Some((ino(number)?, *request))).collect()
+    }
+
     /// The sessions that are kept alive, once for each handle.
     pub(super) fn sessions(&self) -> Vec<SessionId> {
         self.table().open.values().filter_map(|handle| handle.session.clone()).collect()

@@ -29,7 +29,8 @@ impl Life {
         machine.run("mkfifo /mnt/outside/holder; mkdir /locks/work");
         let held = machine.command(&format!("set -C; : >/locks/held; set +C; {HOLDER}")).spawn().unwrap();
         let writer = fs::OpenOptions::new().read(true).write(true).open(machine.outside("holder"));
-        let writer = machine.command("sleep 1000 >>/mnt/outside/holder").stdin(Stdio::from(writer.unwrap())).spawn();
+        let writer =
+            machine.command("sleep 1000 >>/mnt/outside/holder").stdin(Stdio::from(writer.unwrap())).spawn();
         machine.eventually("the locks are held", |machine| machine.outside("held").exists());
         Self { held, writer: writer.unwrap() }
     }
@@ -102,7 +103,8 @@ fn a_mount_outlives_its_daemon_with_all_that_is_open() {
         let script = format!("touch /locks/.wait/{name} && echo granted >/mnt/outside/{name}");
         let mut door = machine.command(&script).spawn().unwrap();
         let script = format!("flock /locks/mutex-{name} echo granted >/mnt/outside/mutex-{name}");
-        let mut first = machine.command(&format!("exec 9>/locks/mutex-{name}; flock 9; read -r _ <>/mnt/outside/fifo-{name}"));
+        let mut first = machine
+            .command(&format!("exec 9>/locks/mutex-{name}; flock 9; read -r _ <>/mnt/outside/fifo-{name}"));
         machine.run(&format!("mkfifo /mnt/outside/fifo-{name}"));
         let mut first = first.spawn().unwrap();
         let locked = format!("cat /locks/.lockfs/info/mutex-{name}");
@@ -118,7 +120,11 @@ fn a_mount_outlives_its_daemon_with_all_that_is_open() {
         assert_eq!(machine.said("grep '^waiting: ' /locks/.lockfs/status"), "waiting: 2", "{way}");
         machine.run(&format!("rmdir /locks/.sessions/{name}"));
         fs::write(machine.outside(&format!("fifo-{name}")), "\n").unwrap();
-        assert!(door.wait().unwrap().success() && first.wait().unwrap().success() && second.wait().unwrap().success());
+        assert!(
+            door.wait().unwrap().success()
+                && first.wait().unwrap().success()
+                && second.wait().unwrap().success()
+        );
         for name in [&name, &format!("mutex-{name}")] {
             assert_eq!(fs::read_to_string(machine.outside(name)).unwrap(), "granted\n", "{way}");
         }
@@ -173,9 +179,11 @@ fn a_daemon_that_cannot_start_again_leaves_no_mount_that_hangs() {
     fs::write(machine.outside("fifo"), "\n").unwrap();
     assert!(inside.wait().unwrap().success(), "who was in it is told");
     // A damaged store, found after a crash.
-    machine.run("rm /etc/lockfs/lockfs.conf; systemctl start lockfs; touch /locks/y");
-    machine.run("for f in /var/lib/lockfs/default/*.log /var/lib/lockfs/default/MANIFEST*; do head -c 4096 /dev/urandom >$f; done
-                 systemctl kill --kill-whom=main -s KILL lockfs");
+    machine.run("rm /etc/lockfs/lockfs.conf; systemctl start lockfs; mkdir /locks/y");
+    let flip = "find /var/lib/lockfs -type f -size +0 -exec perl -0777 -pi -e \
+                'substr($_, length($_) / 2, 1) ^= chr(85)' {} + && \
+                systemctl kill --kill-whom=main -s KILL lockfs";
+    machine.run(flip);
     machine.eventually("it has failed", |machine| machine.property("lockfs", "ActiveState") == "failed");
     assert_eq!(machine.property("lockfs", "ExecMainStatus"), "78");
     assert!(!machine.is_mounted("/locks"));
