@@ -165,7 +165,8 @@ fn serve_to(
     let port = settings.metrics.map(|listen| Port::open(listen.address()));
     let port = port.transpose().map_err(|error| network_is_allowed().err().unwrap_or(error))?;
     let store = open_for(settings, &beginning, clock)?;
-    let served = serve_store(settings, Arc::clone(&store), beginning, port, (signals, successor), manager, ready);
+    let served =
+        serve_store(settings, Arc::clone(&store), beginning, port, (signals, successor), manager, ready);
     manager.stopping();
     let closed = store.close();
     served?;

@@ -181,7 +181,8 @@ impl Ending {
     /// Brings everything to rest but the mount.
     fn stop(&self) -> Result<(), crate::store::StoreError> {
         // It asks the mount how it is, and wants an answer.
-        let watch = self.helpers.lock().unwrap_or_else(PoisonError::into_inner).as_mut().map(|all| all.watch.take());
+        let watch =
+            self.helpers.lock().unwrap_or_else(PoisonError::into_inner).as_mut().map(|all| all.watch.take());
         drop(watch);
         if !self.leaver.leave(LAST_ANSWERS) {
             log::warn!("some requests take too long, and are left to the next daemon");

@@ -67,9 +67,7 @@ impl Left {
         let own = std::process::id().to_string();
         let handed = variable(HANDED);
         let (way, numbers) = match handed.split(' ').collect::<Vec<_>>()[..] {
-            [pid, device, ledger] if pid == own => {
-                (Way::Exec, [device.parse().ok()?, ledger.parse().ok()?])
-            }
+            [pid, device, ledger] if pid == own => (Way::Exec, [device.parse().ok()?, ledger.parse().ok()?]),
             _ if variable("LISTEN_PID") == own => (Way::Manager, listed(&variable("LISTEN_FDNAMES"))?),
             _ => return None,
         };
@@ -90,7 +88,8 @@ impl Left {
                 Some(left)
             }
             (_, resumed) => {
-                let why = resumed.err().map_or("it is of another version".to_owned(), |error| error.to_string());
+                let why =
+                    resumed.err().map_or("it is of another version".to_owned(), |error| error.to_string());
                 log::warn!("what the daemon before this one has left can't be read: {why}");
                 // With the last descriptor of the device the kernel gives the mount up.
                 Manager::of_environment().forget();

@@ -110,7 +110,7 @@ impl LockFs {
         Ok(match node {
             Node::Status => {
                 describe::status(&self.about, self.restart.get().copied(), self.service.store()).into()
-            },
+            }
             Node::Metrics => self.metrics().into(),
             Node::Info(ino) => {
                 let view = self.service.store().view(ino)?.ok_or(Refusal::Gone)?;

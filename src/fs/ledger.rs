@@ -9,12 +9,12 @@
 //! | at | what |
 //! |---|---|
 //! | 0 | [`MAGIC`], with the version of this format |
-//! | 8 | where the entries are: the page of the first one in the upper half, the round in the lower |
-//! | page | entries: length of the payload, its checksum (of the round as well), payload |
+//! | 8 | where the entries are: the page of the first one |
+//! | page | entries: length of the payload, its checksum, payload |
 //!
-//! What is behind the last entry, whatever it is, has no checksum of this round. Where the entries have filled their
-//! room, those that still mean something are written to another place, in a new round, and then the word at 8 is
-//! changed, which is the moment at which they count.
+//! Behind the last entry there are zeroes, or a part of one that was not written to its end. Where the entries have
+//! filled their room, those that still mean something are written to another place, which was cleared before, and then
+//! the word at 8 is changed, which is the moment at which they count.
 
 mod entry;
 mod state;
@@ -28,9 +28,8 @@ use std::sync::{Mutex, PoisonError};
 use memmap2::MmapMut;
 
 pub(super) use entry::Entry;
-pub(super) use state::{EventsEnd, Open};
 pub use state::{Began, Connection, State};
-
+pub(super) use state::{EventsEnd, Open};
 
 /// What a ledger opens with; another version of what follows has another last byte.
 const MAGIC: [u8; 8] = *b"lockfs\0\x01";
@@ -51,6 +50,8 @@ const FRAME: usize = 8;
 trait Memory {
     fn bytes(&self) -> &[u8];
     fn put(&mut self, at: usize, bytes: &[u8]);
+    /// Makes zeroes of a part.
+    fn clear(&mut self, at: usize, size: usize);
     /// Says where the entries are, all at once.
     fn publish(&mut self, place: u64);
     /// Makes it so large; what is new is zeroes.
@@ -95,6 +96,11 @@ impl Memory for Shared {
         compiler_fence(Ordering::SeqCst);
     }
 
+    fn clear(&mut self, at: usize, size: usize) {
+        self.map[at..at + size].fill(0);
+        compiler_fence(Ordering::SeqCst);
+    }
+
     fn publish(&mut self, place: u64) {
         let word = self.map[PLACE..PLACE + 8].as_mut_ptr().cast::<u64>();
         // SAFETY: a mapping begins at a page, so the word is aligned; it lies within, and nobody else has it.
@@ -119,7 +125,6 @@ struct Book<M> {
     room: usize,
     /// Where the next one goes.
     end: usize,
-    round: u32,
     /// For the payload of one entry.
     payload: Vec<u8>,
 }
@@ -128,43 +133,35 @@ fn number<const N: usize>(bytes: &[u8], at: usize) -> Option<[u8; N]> {
     bytes.get(at..at.checked_add(N)?)?.try_into().ok()
 }
 
-/// The entry that stands there in that round, and where the next one would.
-fn entry_at(bytes: &[u8], at: usize, round: u32) -> Option<(&[u8], usize)> {
+/// The entry that stands there, and where the next one would.
+fn entry_at(bytes: &[u8], at: usize) -> Option<(&[u8], usize)> {
     let length = u32::from_le_bytes(number(bytes, at)?) as usize;
     let sum = u32::from_le_bytes(number(bytes, at + 4)?);
     let end = (at + FRAME).checked_add(length)?;
     let payload = bytes.get(at + FRAME..end)?;
-    (length > 0 && sum == checksum(round, payload)).then_some((payload, end))
+    (length > 0 && sum == crc32c::crc32c(payload)).then_some((payload, end))
 }
 
-fn checksum(round: u32, payload: &[u8]) -> u32 {
-    crc32c::crc32c_append(round, payload)
-}
-
-/// What the bytes of a ledger come to, and where its entries are: start, end and round.
-fn replay(bytes: &[u8]) -> Option<(State, (usize, usize, u32))> {
+/// What the bytes of a ledger come to, and where its entries begin and end.
+fn replay(bytes: &[u8]) -> Option<(State, (usize, usize))> {
     if number(bytes, 0)? != MAGIC {
         return None;
     }
-    let place = u64::from_le_bytes(number(bytes, PLACE)?);
-    let start = usize::try_from(place >> 32).ok()? * PAGE;
-    let round = u32::try_from(place & u64::from(u32::MAX)).ok()?;
-    if start == 0 {
-        return None;
-    }
+    let page = u64::from_le_bytes(number(bytes, PLACE)?);
+    let start = usize::try_from(page).ok()?.checked_mul(PAGE).filter(|start| *start > 0)?;
     let (mut state, mut at) = (State::default(), start);
-    while let Some((payload, end)) = entry_at(bytes, at, round) {
+    while let Some((payload, end)) = entry_at(bytes, at) {
         // The checksum is right, so it was written so: by another program.
         state.apply(Entry::read(payload)?);
         at = end;
     }
-    Some((state, (start, at, round)))
+    Some((state, (start, at)))
 }
 
 impl<M: Memory> Book<M> {
     /// An empty one.
     fn begin(memory: M) -> io::Result<Self> {
-        let mut book = Self { memory, start: PAGE, room: 0, end: PAGE, round: 0, payload: Vec::new() };
+        let mut book = Self { memory, start: PAGE, room: 0, end: PAGE, payload: Vec::new() };
         book.turn(&State::default(), 0)?;
         book.memory.put(0, &MAGIC);
         Ok(book)
@@ -172,10 +169,10 @@ impl<M: Memory> Book<M> {
 
     /// One that another daemon has written; `None` where it is none, or of another version.
     fn resume(memory: M) -> io::Result<Option<(Self, State)>> {
-        let Some((state, (start, end, round))) = replay(memory.bytes()) else {
+        let Some((state, (start, end))) = replay(memory.bytes()) else {
             return Ok(None);
         };
-        let mut book = Self { memory, start, room: end - start, end, round, payload: Vec::new() };
+        let mut book = Self { memory, start, room: end - start, end, payload: Vec::new() };
         // A place of our own: what lies behind the last entry may be half of one.
         book.turn(&state, 0)?;
         Ok(Some((book, state)))
@@ -200,7 +197,7 @@ impl<M: Memory> Book<M> {
     fn put_payload(&mut self) {
         let length = u32::try_from(self.payload.len()).expect("an entry is as short as a request");
         self.memory.put(self.end + FRAME, &self.payload);
-        self.memory.put(self.end + 4, &checksum(self.round, &self.payload).to_le_bytes());
+        self.memory.put(self.end + 4, &crc32c::crc32c(&self.payload).to_le_bytes());
         self.memory.put(self.end, &length.to_le_bytes());
         self.end += FRAME + self.payload.len();
     }
@@ -221,14 +218,13 @@ impl<M: Memory> Book<M> {
             self.memory.grow(start + room)?;
         }
         (self.start, self.room, self.end) = (start, room, start);
-        self.round = self.round.wrapping_add(1);
+        self.memory.clear(start, room);
         for entry in state.entries() {
             self.payload.clear();
             entry.write(&mut self.payload);
             self.put_payload();
         }
-        let page = u64::try_from(start / PAGE).expect("a place is a number of the machine's");
-        self.memory.publish(page << 32 | u64::from(self.round));
+        self.memory.publish((start / PAGE) as u64);
         Ok(())
     }
 }

