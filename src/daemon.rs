@@ -3,31 +3,46 @@
 //!
 //! Order of the start: the port for metrics, store, service, take-up, mount, tending, waking, metrics, watch. Order of
 //! the end: the mount first, so that nobody is answered any more, then the watch, metrics, tending, waking, the store.
+//!
+//! Where a service manager restarts the daemon, and on SIGHUP, the mount stays, and another daemon goes on with it: see
+//! `heritage.rs`. This one then ends in the order watch, requests, metrics, tending, waking, store; who waits is left
+//! unanswered, and asked again.
 
+mod ending;
+mod heritage;
 mod notify;
 mod scrape;
+mod successor;
 
 use std::fmt;
 use std::io;
 use std::net::{Ipv4Addr, SocketAddr, UdpSocket};
+use std::os::fd::OwnedFd;
 use std::path::Path;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use crate::clock::{BootId, Clock, Now, SystemClock};
 use crate::config::{Backend, RedisSettings, Settings};
-use crate::fs::{About, LockFs};
-use crate::fuse::{Mount, MountError, MountFlag, MountOptions, Unmounter};
+use crate::fs::{About, Began, Connection, Ledger, LedgerState, LockFs};
+use crate::fuse::{Mount, MountError, MountFlag, MountOptions};
 use crate::locks::{HostId, HostIdError, LockService, Processes, Tending, Waking, machine_id};
 use crate::store::hybrid::{self, HybridStore, OpenError};
 use crate::store::level::{LevelError, LevelStore};
 use crate::store::redis::{Address, Options, Place, RedisStore};
 use crate::store::{LockStore, StoreError, Tenure};
+use ending::{Ending, Helpers, Signals};
+use heritage::Claim;
+pub use heritage::{Heritage, Left, is_rehearsal};
 use notify::Manager;
 use scrape::Port;
+use successor::Successor;
 
-/// How long an unmounted mount may go on answering before the daemon ends all the same.
-const GRACE: Duration = Duration::from_secs(3);
+/// How long a store may be out of reach until a mount that was to be kept is given up.
+const PATIENCE: Duration = Duration::from_secs(30);
+
+/// How long until it is tried again.
+const PAUSE: Duration = Duration::from_millis(500);
 
 /// How many threads answer requests where a step waits for the disk at most.
 const NEAR_THREADS: usize = 4;
@@ -99,70 +114,163 @@ impl From<io::Error> for Error {
     }
 }
 
-/// Mounts as `settings` say, calls `ready` once the mount answers, and serves until it is unmounted or told
-/// to end.
+/// Mounts as `settings` say, or goes on with the mount of `heritage`; calls `ready` once the mount answers, and serves
+/// until it is unmounted or told to end.
 ///
 /// # Errors
 /// [`Error`]: the store, or the mount; nothing is mounted then.
-pub fn serve(settings: &Settings, ready: impl FnOnce()) -> Result<(), Error> {
+pub fn serve(settings: &Settings, heritage: Option<Heritage>, ready: impl FnOnce()) -> Result<(), Error> {
     // A daemon in the background is not the process that a service manager waits for.
     let manager = if settings.foreground { Manager::of_environment() } else { Manager::default() };
-    let served = serve_to(settings, &manager, ready);
+    let served = serve_to(settings, heritage, &manager, ready);
     if let Err(error) = &served {
         manager.failed(error);
     }
     served
 }
 
-fn serve_to(settings: &Settings, manager: &Manager, ready: impl FnOnce()) -> Result<(), Error> {
+/// What a mount is begun with, or gone on with.
+struct Beginning {
+    tenure: Tenure,
+    ledger: Arc<Ledger>,
+    state: LedgerState,
+    /// The device of a mount that is there, and the promise to serve it.
+    kept: Option<(OwnedFd, Claim)>,
+}
+
+impl Beginning {
+    fn of(heritage: Option<Heritage>) -> io::Result<Self> {
+        if let Some(Heritage { device, ledger, state, claim, .. }) = heritage
+            && let Some(began) = state.began()
+        {
+            let tenure = Tenure::TakenOver(began.mount);
+            return Ok(Self { tenure, ledger, state, kept: Some((device, claim)) });
+        }
+        let ledger = Arc::new(Ledger::create()?);
+        Ok(Self { tenure: Tenure::begin()?, ledger, state: LedgerState::default(), kept: None })
+    }
+}
+
+fn serve_to(
+    settings: &Settings,
+    heritage: Option<Heritage>,
+    manager: &Manager,
+    ready: impl FnOnce(),
+) -> Result<(), Error> {
     let signals = Signals::block()?;
+    let successor = Successor::of_this_process()?;
+    let beginning = Beginning::of(heritage)?;
     let clock: Arc<dyn Clock> = Arc::new(SystemClock);
     manager.starting(format_args!("opening the {} store", settings.backend));
     let port = settings.metrics.map(|listen| Port::open(listen.address()));
     let port = port.transpose().map_err(|error| network_is_allowed().err().unwrap_or(error))?;
-    let tenure = Tenure::begin()?;
-    let store = open(settings, tenure, clock)?;
-    let served = serve_store(settings, Arc::clone(&store), tenure, port, signals, manager, ready);
+    let store = open_for(settings, &beginning, clock)?;
+    let served =
+        serve_store(settings, Arc::clone(&store), beginning, port, (signals, successor), manager, ready);
     manager.stopping();
     let closed = store.close();
     served?;
     Ok(closed?)
 }
 
+/// Opens the store. Where there is a mount whose users wait, it may be out of reach for a while.
+fn open_for(
+    settings: &Settings,
+    beginning: &Beginning,
+    clock: Arc<dyn Clock>,
+) -> Result<Arc<dyn LockStore>, Error> {
+    let deadline = clock.now().boot + PATIENCE;
+    loop {
+        match open(settings, beginning.tenure, Arc::clone(&clock)) {
+            Err(Error::Store(error)) if beginning.kept.is_some() && clock.now().boot < deadline => {
+                log::warn!("the store can't be opened, and is tried again: {error}");
+                std::thread::sleep(PAUSE);
+            }
+            opened => return opened,
+        }
+    }
+}
+
 fn serve_store(
     settings: &Settings,
     store: Arc<dyn LockStore>,
-    tenure: Tenure,
+    beginning: Beginning,
     port: Option<Port>,
-    signals: Signals,
+    (signals, successor): (Signals, Successor),
     manager: &Manager,
     ready: impl FnOnce(),
 ) -> Result<(), Error> {
+    let Beginning { tenure, ledger, state, kept } = beginning;
     let host: HostId = settings.host_id.parse().map_err(Error::Host)?;
     let processes = Processes::new(host)?;
     let service = Arc::new(LockService::new(Arc::clone(&store), processes, settings.ttl, tenure));
     service.take_up()?;
     let metrics_at = port.as_ref().map(Port::address).transpose()?;
-    let fs = Arc::new(LockFs::new(Arc::clone(&service), about(settings, store.now(), metrics_at)));
-    let mount = Mount::start(Arc::clone(&fs), &settings.mountpoint, &mount_options(settings))?;
+    let since = state.began().map_or(store.now(), |began| began.since);
+    let about = about(settings, since, metrics_at);
+    let connection = state.connection().cloned();
+    if connection.is_none() {
+        let (mountpoint, what) = (settings.mountpoint.clone(), heritage::description(settings));
+        ledger.began(Began { mountpoint, what, mount: tenure.mount(), since });
+    }
+    let fs = Arc::new(LockFs::resumed(Arc::clone(&service), about, Arc::clone(&ledger), state));
+    // Before anybody is answered: who waits is woken, and what is asked again may have to wait.
     let tending = Tending::start(Arc::clone(&service))?;
     let waking = Waking::start(Arc::clone(&service))?;
+    let (point, options) = (&settings.mountpoint, mount_options(settings));
+    let (mount, claim) = match (kept, connection) {
+        (Some((device, claim)), Some(Connection { init, reply, .. })) => {
+            fs.recall_opens()?;
+            let mount = Mount::take_over(Arc::clone(&fs), point, device, (&init, &reply), &options)?;
+            (mount, Some(claim))
+        }
+        _ => (Mount::start(Arc::clone(&fs), point, &options)?, None),
+    };
     let scrape = port.map(|port| port.serve(Box::new(move || fs.metrics()))).transpose()?;
     if let Some(address) = metrics_at {
         log::info!("serving metrics at=http://{address}/metrics");
     }
-    answers(&settings.mountpoint)?;
-    log::info!("mounted at={}", settings.mountpoint.display());
+    answers(point)?;
+    match claim {
+        Some(claim) => {
+            claim.is_met();
+            ledger.tries(0);
+            log::info!("took over the mount at={}", point.display());
+        }
+        None => {
+            let (init, reply) = mount.handshake();
+            let device = heritage::device_at(point)?;
+            ledger.connected(Connection { init: init.to_vec(), reply: reply.to_vec(), device });
+            log::info!("mounted at={}", point.display());
+        }
+    }
+    let can_be_left = mount.can_be_left();
+    if let Some(file) = ledger.file().filter(|_| can_be_left) {
+        manager.keep(mount.device(), file);
+    } else {
+        log::warn!("a restart will mount anew: keeping the mount takes Linux 6.9");
+    }
     ready();
-    manager.ready(&settings.mountpoint);
-    signals.end_by(mount.unmounter(), service, store, manager.clone())?;
-    let watch = manager.watch(&settings.mountpoint)?;
+    manager.ready(point);
+    let watch = manager.watch(point)?;
+    let helpers = Arc::new(Mutex::new(Some(Helpers { watch, scrape, tending, waking })));
+    let ending = Ending {
+        unmounter: mount.unmounter(),
+        leaver: mount.leaver(),
+        device: mount.device().try_clone_to_owned()?,
+        can_be_left,
+        ledger,
+        service,
+        store,
+        helpers: Arc::clone(&helpers),
+        manager: manager.clone(),
+        successor,
+    };
+    ending.wait_for(signals)?;
     let served = mount.wait();
-    drop(watch);
-    drop(scrape);
-    drop(tending);
-    drop(waking);
-    log::info!("unmounted at={}", settings.mountpoint.display());
+    ending::let_go(&helpers);
+    manager.forget();
+    log::info!("unmounted at={}", point.display());
     Ok(served?)
 }
 
@@ -247,62 +355,4 @@ fn mount_options(settings: &Settings) -> MountOptions {
 /// One round trip through the kernel: the mount is there for everybody.
 fn answers(mountpoint: &Path) -> io::Result<()> {
     std::fs::metadata(mountpoint).map(drop)
-}
-
-/// SIGTERM, SIGINT and SIGHUP, which end a mount; blocked in every thread, and waited for by one.
-struct Signals(libc::sigset_t);
-
-impl Signals {
-    /// Blocks them in this thread and all that it starts from now on.
-    fn block() -> io::Result<Self> {
-        // SAFETY: a zeroed set is memory for sigemptyset(3) to set up.
-        let mut set: libc::sigset_t = unsafe { std::mem::zeroed() };
-        // SAFETY: `set` lives, and the numbers are signals.
-        let result = unsafe {
-            libc::sigemptyset(&raw mut set);
-            for signal in [libc::SIGTERM, libc::SIGINT, libc::SIGHUP] {
-                libc::sigaddset(&raw mut set, signal);
-            }
-            libc::pthread_sigmask(libc::SIG_BLOCK, &raw const set, std::ptr::null_mut())
-        };
-        if result == 0 { Ok(Self(set)) } else { Err(io::Error::from_raw_os_error(result)) }
-    }
-
-    /// Ends the mount when one of them comes, and the process where that does not end it: another mount
-    /// namespace may have a copy of the mount, which nobody here can take away. The thread stays behind when
-    /// the mount ends by itself; it goes with the process.
-    fn end_by(
-        self,
-        unmounter: Unmounter,
-        service: Arc<LockService>,
-        store: Arc<dyn LockStore>,
-        manager: Manager,
-    ) -> io::Result<()> {
-        let wait = move || {
-            loop {
-                let mut signal = 0;
-                // SAFETY: the set is the one that was blocked, and `signal` lives.
-                if unsafe { libc::sigwait(&raw const self.0, &raw mut signal) } != 0 {
-                    return;
-                }
-                log::info!("told to end signal={signal}");
-                manager.stopping();
-                match unmounter.unmount() {
-                    Ok(()) => {}
-                    // It was taken out of the tree before, and serves those who are still in it.
-                    Err(error) if error.kind() == io::ErrorKind::InvalidInput => {}
-                    Err(error) => {
-                        log::warn!("can't unmount: {error}");
-                        continue;
-                    }
-                }
-                service.end_all_waits();
-                std::thread::sleep(GRACE);
-                log::warn!("ended, though the mount is still there in another mount namespace");
-                let closed = store.close();
-                std::process::exit(i32::from(closed.is_err()));
-            }
-        };
-        std::thread::Builder::new().name("lockfs-signals".to_owned()).spawn(wait).map(drop)
-    }
 }

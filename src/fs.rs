@@ -2,7 +2,8 @@
 //!
 //! A call names inodes by number; `node.rs` says what a number stands for. What changes a lock becomes one
 //! [`Command`](crate::table::Command) on behalf of the calling process; what only looks asks the store.
-//! Nothing is kept here but handles, and what the kernel was told of synthetic inodes.
+//! Nothing is kept here but handles, and what the kernel was told of synthetic inodes; `ledger.rs` keeps that for
+//! whoever serves the mount after this daemon.
 
 mod describe;
 mod door;
@@ -10,6 +11,7 @@ mod error;
 mod events;
 mod file;
 mod handle;
+mod ledger;
 mod listing;
 mod lock;
 mod meter;
@@ -17,22 +19,27 @@ mod node;
 mod tree;
 mod xattr;
 
+use std::fmt;
 use std::net::SocketAddr;
 use std::path::PathBuf;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 pub use error::Error;
 pub use file::{Access, Opened};
+pub use ledger::{Began, Connection, Ledger, State as LedgerState};
 pub use listing::DirectoryEntry;
 pub use meter::Meters;
+pub use node::nodes_are_numbered;
 pub use xattr::SetMode;
 
 use crate::clock::{Now, WallTime};
 use crate::lock::{Attributes, Ino, Kind, Session, Ttl};
 use crate::locks::{LockService, Requester};
+use crate::store::StoreError;
 use crate::table::{Caller, Refusal};
 use events::EventFile;
 use handle::Handles;
+use ledger::Entry;
 use lock::Uses;
 use node::{Node, Nodes};
 
@@ -51,6 +58,24 @@ pub struct About {
     pub since: Now,
     /// Where its metrics are served over HTTP, if anywhere.
     pub metrics: Option<SocketAddr>,
+}
+
+/// What becomes of a mount when its daemon is replaced.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Restart {
+    /// It is kept, with all that is open.
+    KeepsTheMount,
+    /// It is made anew: the kernel is too old to ask again what was not answered.
+    MountsAnew,
+}
+
+impl fmt::Display for Restart {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::KeepsTheMount => "keeps the mount",
+            Self::MountsAnew => "mounts anew (keeping the mount takes Linux 6.9)",
+        })
+    }
 }
 
 /// Whether the kernel may remember what it is told.
@@ -90,23 +115,54 @@ pub struct LockFs {
     events: EventFile,
     meters: Meters,
     uses: Uses,
+    restart: OnceLock<Restart>,
 }
 
 /// No namespace can have more locks than there are tokens in an epoch.
 const LOCKS_MAX: u64 = 1 << 32;
 
 impl LockFs {
-    /// The file system of `service`.
+    /// The file system of `service`, for a mount that ends with it.
     pub fn new(service: Arc<LockService>, about: About) -> Self {
+        Self::resumed(service, about, Arc::default(), LedgerState::default())
+    }
+
+    /// The file system of `service` that goes on where an earlier daemon has left its `state`, and notes in `ledger` what
+    /// the next one needs.
+    pub fn resumed(
+        service: Arc<LockService>,
+        about: About,
+        ledger: Arc<Ledger>,
+        mut state: LedgerState,
+    ) -> Self {
+        let handles = Handles::new(&mut state, Arc::clone(&ledger));
+        handles.sessions().iter().for_each(|id| service.session_opened(id));
+        let uses = Uses::new(&mut state, Arc::clone(&ledger));
+        let book = Arc::clone(&ledger);
+        service.hear_leases(move |lease| book.note(&Entry::Lease(lease)));
         Self {
+            nodes: Nodes::new(&mut state, Arc::clone(&ledger)),
+            handles,
+            events: EventFile::new(service.store(), &state, ledger),
+            meters: Meters::default(),
+            uses,
+            restart: OnceLock::new(),
             service,
             about,
-            nodes: Nodes::default(),
-            handles: Handles::default(),
-            events: EventFile::default(),
-            meters: Meters::default(),
-            uses: Uses::default(),
         }
+    }
+
+    /// Says to the store what is open of a mount that was taken over; before anybody is answered.
+    ///
+    /// # Errors
+    /// The store can't say, or can't keep it.
+    pub fn recall_opens(&self) -> Result<(), StoreError> {
+        self.service.recall_opens(&self.handles.opens())
+    }
+
+    /// Says what becomes of the mount when its daemon is replaced, which is known once it is there.
+    pub fn set_restart(&self, restart: Restart) {
+        self.restart.set(restart).ok();
     }
 
     /// The time, for calls that say "now".

@@ -6,11 +6,12 @@
 
 mod adapter;
 mod errno;
+mod handshake;
 mod intercept;
 mod lock;
 mod mount;
 
-pub use mount::{Mount, MountError, MountFlag, MountOptions, Unmounter};
+pub use mount::{Leaver, Mount, MountError, MountFlag, MountOptions, Unmounter, can_take_over};
 
 use std::sync::Arc;
 

@@ -12,7 +12,7 @@ mod waiters;
 
 use std::fmt;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::Duration;
 
 pub use holders::Holders;
@@ -107,6 +107,14 @@ pub struct Bearing {
     pub is_degraded: bool,
 }
 
+struct Hear(Box<dyn Fn(u64) + Send + Sync>);
+
+impl fmt::Debug for Hear {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Hear")
+    }
+}
+
 /// A store, and what this host knows besides.
 #[derive(Debug)]
 pub struct LockService {
@@ -118,6 +126,8 @@ pub struct LockService {
     mount: Mount,
     /// How often the mount took a lease: what it had in an earlier one is lost.
     leases: AtomicU64,
+    /// Hears of each new one.
+    leases_heard: OnceLock<Hear>,
     /// When the lease was last renewed, on the store's clock.
     renewed: Mutex<BootTime>,
     /// When the store was last swept, on its clock.
@@ -145,6 +155,7 @@ impl LockService {
             mount,
             // The lease of the daemon before this one goes on, if it is still there.
             leases: AtomicU64::new(matches!(tenure, Tenure::TakenOver(_)).into()),
+            leases_heard: OnceLock::new(),
             renewed: Mutex::default(),
             swept: Mutex::default(),
             queue_again: AtomicBool::new(false),
@@ -284,12 +295,27 @@ impl LockService {
         let now = self.store.now().boot;
         let outcome = self.store.execute(&Command::Attend { mount: self.mount.clone() })?;
         *self.renewed.lock().unwrap_or_else(PoisonError::into_inner) = now;
-        if outcome == Ok(Reply::Count(0)) && self.leases.fetch_add(1, Ordering::AcqRel) > 0 {
-            log::warn!("the lease of the mount ran out: advisory locks that were held are lost");
-            // The places of those who wait are lost as well.
-            self.queue_again.store(true, Ordering::Release);
+        if outcome == Ok(Reply::Count(0)) {
+            if self.leases.fetch_add(1, Ordering::AcqRel) > 0 {
+                log::warn!("the lease of the mount ran out: advisory locks that were held are lost");
+                // The places of those who wait are lost as well.
+                self.queue_again.store(true, Ordering::Release);
+            }
+            self.tell_lease();
         }
         Ok(())
+    }
+
+    /// Has `hear` told which lease of the mount it is, now and whenever there is a new one.
+    pub fn hear_leases(&self, hear: impl Fn(u64) + Send + Sync + 'static) {
+        self.leases_heard.set(Hear(Box::new(hear))).ok();
+        self.tell_lease();
+    }
+
+    fn tell_lease(&self) {
+        if let Some(Hear(hear)) = self.leases_heard.get() {
+            hear(self.lease());
+        }
     }
 
     /// Renews the lease where a third of it will be over before `period` is.

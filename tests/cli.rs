@@ -9,6 +9,8 @@
 mod examples;
 #[path = "cli/hooks.rs"]
 mod hooks;
+#[path = "cli/keeping.rs"]
+mod keeping;
 #[path = "cli/locking.rs"]
 mod locking;
 #[path = "cli/mounting.rs"]

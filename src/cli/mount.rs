@@ -13,7 +13,7 @@ use super::mounts::{mounted, resolved, shown};
 use super::probe::{Answer, read_within};
 use super::{Exit, Failure, Outcome, background, umount};
 use crate::config::{Flags, MountOptions, Settings, Sources};
-use crate::daemon;
+use crate::daemon::{self, Heritage, Left};
 
 /// Mount a tree of locks on a directory
 ///
@@ -142,8 +142,16 @@ impl Mount {
         flags.set("foreground", self.foreground.then(|| "yes".into()));
         flags.set("debug", self.debug.then(|| "yes".into()));
         let options = MountOptions::parse(self.options.iter().map(String::as_str))?;
-        start(&settings(&Sources::gather(flags, options)?, &self.mountpoint)?)
+        let left = Left::of_environment();
+        let gathered = Sources::gather(flags, options).map_err(Failure::from);
+        let point = place(&self.mountpoint, left.as_ref());
+        start(gathered.and_then(|sources| settings(&sources, point)), left)
     }
+}
+
+/// Where to mount: where it was said; a program that goes on in the place of another one is told by that.
+pub(super) fn place<'a>(said: &'a Path, left: Option<&'a Left>) -> &'a Path {
+    left.filter(|left| left.is_by_exec()).and_then(Left::mountpoint).unwrap_or(said)
 }
 
 /// What `sources` come to for a mount at `mountpoint`, as it was typed.
@@ -152,17 +160,36 @@ pub(super) fn settings(sources: &Sources, mountpoint: &Path) -> Result<Settings,
     Ok(Settings::resolve(sources, &mountpoint)?)
 }
 
-/// Mounts, and serves the mount or leaves that to a process in the background, as the settings say.
-pub(super) fn start(settings: &Settings) -> Outcome {
-    if settings.foreground {
-        start_log(settings)?;
-        prepare(settings)?;
-        return serve(settings, || {});
+/// Mounts, or goes on with the mount that another daemon has left; serves it, or leaves that to a process in the
+/// background, as the settings say.
+pub(super) fn start(settings: Result<Settings, Failure>, left: Option<Left>) -> Outcome {
+    let settings = match settings {
+        Ok(settings) => settings,
+        Err(failure) => {
+            left.into_iter().for_each(Left::take_away);
+            return Err(failure);
+        }
+    };
+    if daemon::is_rehearsal() {
+        return Ok(Exit::Done);
+    }
+    // Whoever goes on in the same process is in the background already, if that is where it belongs.
+    if settings.foreground || left.as_ref().is_some_and(Left::is_by_exec) {
+        if !settings.foreground {
+            background::leave_directory();
+        }
+        start_log(&settings)?;
+        let heritage = prepare(&settings, left)?;
+        let outcome = serve(&settings, heritage, || {});
+        if let (Err(failure), false) = (&outcome, settings.foreground) {
+            log::error!("{}", failure.message);
+        }
+        return outcome;
     }
     background::start(|report| {
-        start_log(settings)?;
-        prepare(settings)?;
-        let outcome = serve(settings, || {
+        start_log(&settings)?;
+        prepare(&settings, None)?;
+        let outcome = serve(&settings, None, || {
             if let Some(Err(error)) = report.take().map(background::Report::ready) {
                 log::warn!("cannot leave the terminal: {error}");
             }
@@ -174,8 +201,8 @@ pub(super) fn start(settings: &Settings) -> Outcome {
     })
 }
 
-fn serve(settings: &Settings, ready: impl FnOnce()) -> Outcome {
-    match daemon::serve(settings, ready) {
+fn serve(settings: &Settings, heritage: Option<Heritage>, ready: impl FnOnce()) -> Outcome {
+    match daemon::serve(settings, heritage, ready) {
         Ok(()) => Ok(Exit::Done),
         Err(error) => Err(Failure::new(exit_of(&error), error)),
     }
@@ -216,13 +243,23 @@ fn open_log(settings: &Settings, path: &Path) -> Result<File, Failure> {
 /// How long an old mount may take to say whether it lives.
 const PATIENCE: Duration = Duration::from_secs(5);
 
-/// Makes sure that the mountpoint is a directory on which nothing of ours is mounted.
-fn prepare(settings: &Settings) -> Result<(), Failure> {
+/// Makes sure that what was left can be gone on with, or else that the mountpoint is a directory on which nothing of ours
+/// is mounted.
+fn prepare(settings: &Settings, left: Option<Left>) -> Result<Option<Heritage>, Failure> {
+    match left.and_then(|left| left.accept(settings)) {
+        Some(heritage) => Ok(Some(heritage)),
+        None => make_room(settings).map(|()| None),
+    }
+}
+
+fn make_room(settings: &Settings) -> Result<(), Failure> {
     let point = &settings.mountpoint;
     let fail = |what: String| Failure::new(Exit::Failed, what);
     while let Some(old) = mounted()?.into_iter().find(|mount| mount.point == *point) {
         match read_within(&old.path(".lockfs/status"), PATIENCE) {
-            Ok(Answer::Refused(error)) if error.kind() == ErrorKind::NotConnected => {
+            Ok(Answer::Refused(error))
+                if matches!(error.kind(), ErrorKind::NotConnected | ErrorKind::ConnectionAborted) =>
+            {
                 log::info!("detaching the mount of a daemon that is gone mountpoint={}", shown(point));
                 umount::detach(point)?;
             }

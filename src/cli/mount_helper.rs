@@ -22,7 +22,8 @@ use clap::error::ErrorKind;
 use super::mounts::{Mount, mounted, resolved, shown};
 use super::probe::{Answer, read_within};
 use super::{Exit, Failure, Outcome, mount, one_line};
-use crate::config::{Flags, MountFlags, MountOptions, Sources};
+use crate::config::{Flags, MountFlags, MountOptions, Settings, Sources};
+use crate::daemon::{Left, is_rehearsal};
 
 /// How the program is called, as a helper of mount(8): the second name is that of the type in `/proc/mounts`, which
 /// mount(8) goes by where it has no line of fstab(5).
@@ -104,28 +105,35 @@ pub(super) fn run() -> ExitCode {
 impl Helper {
     fn perform(self) -> Outcome {
         call_ourselves_lockfs();
-        if let Some(namespace) = &self.namespace {
+        let left = Left::of_environment();
+        // Whoever goes on in the same process is there.
+        if let Some(namespace) = self.namespace.as_ref().filter(|_| left.is_none() && !is_rehearsal()) {
             enter(namespace)?;
         }
         let words: Vec<_> = self.options.iter().flat_map(|list| list.split(',')).map(str::trim).collect();
         if words.contains(&"remount") {
             return self.remount(&words);
         }
-        let options = self.parse(&words)?;
-        let mut settings = mount::settings(&Sources::gather(Flags::default(), options)?, &self.mountpoint)?;
+        let settings = self.settings(&words, mount::place(&self.mountpoint, left.as_ref()));
+        let point = settings.as_ref().map(|settings| shown(&settings.mountpoint)).unwrap_or_default();
+        if self.fake && settings.is_ok() {
+            self.tell(format_args!("would mount {} on {point}", self.source));
+            return Ok(Exit::Done);
+        }
+        let exit = mount::start(settings, left)?;
+        self.tell(format_args!("mounted {} on {point}", self.source));
+        Ok(exit)
+    }
+
+    fn settings(&self, words: &[&str], mountpoint: &Path) -> Result<Settings, Failure> {
+        let options = self.parse(words)?;
+        let mut settings = mount::settings(&Sources::gather(Flags::default(), options)?, mountpoint)?;
         settings.source.clone_from(&self.source);
-        let point = shown(&settings.mountpoint);
         if settings.foreground {
             let what = "mount(8) waits for its helper: foreground is for lockfs mount and for services";
             return Err(Failure::new(Exit::Usage, what));
         }
-        if self.fake {
-            self.tell(format_args!("would mount {} on {point}", self.source));
-            return Ok(Exit::Done);
-        }
-        let exit = mount::start(&settings)?;
-        self.tell(format_args!("mounted {} on {point}", self.source));
-        Ok(exit)
+        Ok(settings)
     }
 
     fn tell(&self, what: impl std::fmt::Display) {

@@ -5,10 +5,14 @@
 //! read and never answered can't be interrupted by anything, and a process ends only when its last thread has:
 //! a daemon that hangs could then not be killed. Where the mount has left its place, nobody is served there any
 //! more, and the watchdog is not fed either.
+//!
+//! The manager also keeps two descriptors for the daemon that comes after this one (`FDSTORE=` of sd_notify(3)), and knows
+//! whether one comes at all.
 
 use std::env;
 use std::fmt::Display;
 use std::io;
+use std::os::fd::{AsRawFd, BorrowedFd, RawFd};
 use std::os::linux::net::SocketAddrExt;
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::net::{SocketAddr, UnixDatagram};
@@ -20,11 +24,23 @@ use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
+use super::successor::output_within;
+
 /// How often the mount is asked how it is where no watchdog wants it sooner.
 const PERIOD: Duration = Duration::from_secs(10);
 
 /// How long the manager may take to read what it was told before.
 const PATIENCE: Duration = Duration::from_secs(1);
+
+/// How long it may take to say what it is about to do.
+const ANSWER: Duration = Duration::from_secs(5);
+
+/// Where the manager of the system is told things; every other one is that of a user.
+const SYSTEM: &str = "/run/systemd/notify";
+
+/// What the descriptors are called that it keeps: the open `/dev/fuse`, and the ledger.
+pub(super) const DEVICE: &str = "lockfs-device";
+pub(super) const LEDGER: &str = "lockfs-ledger";
 
 /// The service manager that started this process, if one did and wants to be told.
 #[derive(Clone, Debug, Default)]
@@ -66,9 +82,66 @@ impl Manager {
         self.tell(&[("READY", &1), ("STATUS", &format_args!("mounted at {}", mountpoint.display()))]);
     }
 
+    /// Another program takes the place of this one. systemd wants to know when, by its own clock.
+    pub(super) fn reloading(&self) {
+        self.tell(&[("RELOADING", &1), ("STATUS", &"starting the program that is now there")]);
+    }
+
+    /// It goes on as it was.
+    pub(super) fn not_reloaded(&self, why: impl Display) {
+        self.tell(&[("READY", &1), ("STATUS", &why)]);
+    }
+
+    /// Has it keep what the next daemon needs, in place of what it kept before.
+    pub(super) fn keep(&self, device: BorrowedFd<'_>, ledger: BorrowedFd<'_>) {
+        self.forget();
+        let Some(wire) = &self.0 else { return };
+        for (name, descriptor) in [(DEVICE, device), (LEDGER, ledger)] {
+            // Not watched: that the mount is gone it would take for a reason to forget the device, as is right, but it is
+            // told so anyway, and each request would wake it.
+            let words: [(&str, &dyn Display); 3] = [("FDSTORE", &1), ("FDNAME", &name), ("FDPOLL", &0)];
+            if let Err(error) = wire.send_descriptor(message(&words).as_bytes(), descriptor) {
+                log::warn!("the service manager does not keep the mount over a restart: {error}");
+            }
+        }
+    }
+
+    /// Has it forget what it keeps: the mount is gone.
+    pub(super) fn forget(&self) {
+        for name in [DEVICE, LEDGER] {
+            self.tell(&[("FDSTOREREMOVE", &1), ("FDNAME", &name)]);
+        }
+    }
+
+    /// Whether it ends this process in order to start it again. SIGTERM does not say, and the manager does not tell: it
+    /// is asked for what it has under way. Where it does not answer, it is not.
+    pub(super) fn restarts(&self) -> bool {
+        if self.0.is_none() {
+            return false;
+        }
+        let Some(unit) = own_unit() else { return false };
+        let mut systemctl = Command::new("systemctl");
+        if env::var_os("NOTIFY_SOCKET").is_none_or(|socket| socket != SYSTEM) {
+            systemctl.arg("--user");
+        }
+        systemctl.args(["list-jobs", "--no-legend", "--plain", &unit]).stdin(Stdio::null());
+        match output_within(&mut systemctl, ANSWER) {
+            Ok(output) => has_start(&String::from_utf8_lossy(&output.stdout), &unit),
+            Err(error) => {
+                log::warn!("the service manager does not say whether it restarts {unit}: {error}");
+                false
+            }
+        }
+    }
+
     /// The end has begun.
     pub(super) fn stopping(&self) {
         self.tell(&[("STOPPING", &1), ("STATUS", &"unmounting")]);
+    }
+
+    /// The end has begun, and the mount stays.
+    pub(super) fn leaving(&self) {
+        self.tell(&[("STOPPING", &1), ("STATUS", &"leaving the mount to the next daemon")]);
     }
 
     /// The start, or the service, has failed for good.
@@ -141,6 +214,56 @@ impl Wire {
         socket.set_write_timeout(Some(PATIENCE))?;
         Ok(Self { socket, address, watchdog })
     }
+
+    /// Sends a message with a descriptor (unix(7), `SCM_RIGHTS`).
+    fn send_descriptor(&self, message: &[u8], descriptor: BorrowedFd<'_>) -> io::Result<()> {
+        let mut part = libc::iovec { iov_base: message.as_ptr().cast_mut().cast(), iov_len: message.len() };
+        // Aligned as a control message must be, and large enough for one with a descriptor in it.
+        let mut control = [0_u64; 8];
+        let size = u32::try_from(size_of::<RawFd>()).expect("a descriptor is small");
+        // SAFETY: a zeroed header is a valid one, without buffers.
+        let mut header: libc::msghdr = unsafe { std::mem::zeroed() };
+        header.msg_iov = &raw mut part;
+        header.msg_iovlen = 1;
+        header.msg_control = control.as_mut_ptr().cast();
+        // SAFETY: the macros of cmsg(3) only count, or point into `control`, which has room for the message.
+        unsafe {
+            header.msg_controllen = libc::CMSG_SPACE(size) as usize;
+            let first = libc::CMSG_FIRSTHDR(&raw const header);
+            (*first).cmsg_level = libc::SOL_SOCKET;
+            (*first).cmsg_type = libc::SCM_RIGHTS;
+            (*first).cmsg_len = libc::CMSG_LEN(size) as usize;
+            libc::CMSG_DATA(first).cast::<RawFd>().write_unaligned(descriptor.as_raw_fd());
+        }
+        self.socket.connect_addr(&self.address)?;
+        // SAFETY: the header's pointers are to live locals and to the message, with their lengths.
+        match unsafe { libc::sendmsg(self.socket.as_raw_fd(), &raw const header, libc::MSG_NOSIGNAL) } {
+            length if length < 0 => Err(io::Error::last_os_error()),
+            _ => Ok(()),
+        }
+    }
+}
+
+/// The unit of this process: the innermost service of its control group (`UNIT.service` of systemd.unit(5)).
+fn own_unit() -> Option<String> {
+    unit_of(&std::fs::read_to_string("/proc/self/cgroup").ok()?)
+}
+
+fn unit_of(groups: &str) -> Option<String> {
+    let units = |line: &str| {
+        let path = line.splitn(3, ':').nth(2)?;
+        path.rsplit('/').find(|part| part.ends_with(".service")).map(str::to_owned)
+    };
+    groups.lines().find_map(units)
+}
+
+/// Whether a list of jobs (`systemctl list-jobs`: number, unit, what, how far) has one that starts the unit.
+fn has_start(jobs: &str, unit: &str) -> bool {
+    let starts = |line: &str| {
+        let mut words = line.split_whitespace().skip(1);
+        words.next() == Some(unit) && matches!(words.next(), Some("start" | "restart"))
+    };
+    jobs.lines().any(starts)
 }
 
 /// A running [`Manager::watch`].
@@ -262,6 +385,22 @@ mod tests {
         assert_eq!(heard(&socket), "STATUS=one READY=1\n");
         manager.failed(&crate::daemon::Error::System(io::Error::from_raw_os_error(libc::ENOSPC)));
         assert!(heard(&socket).ends_with("\nERRNO=28\n"));
+    }
+
+    #[test]
+    fn the_unit_is_the_innermost_service() {
+        assert_eq!(unit_of("0::/system.slice/lockfs.service\n").as_deref(), Some("lockfs.service"));
+        let user = "1:name=systemd:/user.slice/user@1000.service/app.slice/lockfs.service/x\n0::/\n";
+        assert_eq!(unit_of(user).as_deref(), Some("lockfs.service"));
+        assert_eq!(unit_of("0::/user.slice/session-1.scope\n"), None);
+    }
+
+    #[test]
+    fn a_job_that_starts_the_unit_is_told_from_one_that_stops_it() {
+        assert!(has_start("812 lockfs.service restart running\n", "lockfs.service"));
+        assert!(has_start("1 a.service stop waiting\n2 lockfs.service start waiting\n", "lockfs.service"));
+        assert!(!has_start("812 lockfs.service stop running\n", "lockfs.service"));
+        assert!(!has_start("812 other.service restart running\nNo jobs running.\n", "lockfs.service"));
     }
 
     #[test]

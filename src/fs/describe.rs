@@ -4,7 +4,7 @@ use std::fmt::{Display, Write};
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-use super::{About, Meters};
+use super::{About, Meters, Restart};
 use crate::clock::Now;
 use crate::lock::{EventKind, Grant, Kind, Range, Style, Ttl, Waiter};
 use crate::locks::Bearing;
@@ -145,7 +145,7 @@ pub(super) fn info(view: &View, now: Now, bearing: Bearing) -> Vec<u8> {
 }
 
 /// `.lockfs/status`. It asks nobody, and so is answered whatever the store does.
-pub(super) fn status(about: &About, store: &dyn LockStore) -> Vec<u8> {
+pub(super) fn status(about: &About, restart: Option<Restart>, store: &dyn LockStore) -> Vec<u8> {
     let health = store.health();
     let now = store.now();
     let mut lines = Lines::default();
@@ -163,6 +163,9 @@ pub(super) fn status(about: &About, store: &dyn LockStore) -> Vec<u8> {
     lines.add("ttl", about.ttl);
     lines.add("since", about.since.wall);
     lines.add("uptime", format_args!("{}s", now.boot.since(about.since.boot).as_secs()));
+    if let Some(restart) = restart {
+        lines.add("restart", restart);
+    }
     if let Some(address) = about.metrics {
         lines.add("metrics", format_args!("http://{address}/metrics"));
     }

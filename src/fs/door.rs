@@ -7,7 +7,6 @@
 use std::sync::Arc;
 
 use super::describe;
-use super::handle::Handle;
 use super::node::Node;
 use super::{Error, LockFs};
 use crate::lock::{Attributes, Ino, Kind};
@@ -58,11 +57,7 @@ impl LockFs {
         let fs = Arc::clone(self);
         let answer = Box::new(move |outcome: Result<Reply, Denial>| {
             answer(match outcome {
-                Ok(Reply::Entry(made)) => {
-                    fs.service.session_opened(&session);
-                    let session = Some(session);
-                    Ok(fs.handles.insert(Handle { ino: Some(made.ino), session, text: None }))
-                }
+                Ok(Reply::Entry(made)) => Ok(fs.open_for(Some(made.ino), session, request)),
                 Ok(_) => Err(Refusal::Invalid.into()),
                 // As open(2) has it, and not to be taken for what a store says: whoever wants to, asks again.
                 Err(Denial::WaitedTooLong) => Err(Denial::Interrupted.into()),

@@ -7,7 +7,7 @@ use super::handle::Handle;
 use super::node::Node;
 use super::tree::{Site, entry};
 use super::{Error, Found, LockFs};
-use crate::lock::{Body, Ino, Kind};
+use crate::lock::{Body, Ino, Kind, SessionId};
 use crate::locks::Requester;
 use crate::table::{Command, Existing, New, Opening, Refusal, Reply, View};
 
@@ -57,9 +57,7 @@ impl LockFs {
         let reply = self.service.step(who, Command::Acquire { caller, spot, new, mode, existing })?;
         let was_made = matches!(reply, Reply::Entry(_));
         let attributes = entry(reply)?;
-        self.service.session_opened(&session);
-        let handle = Handle { ino: Some(attributes.ino), session: Some(session), text: None };
-        let handle = self.handles.insert(handle);
+        let handle = self.open_for(Some(attributes.ino), session, who.request);
         Ok(Opened { found: self.made(parent, attributes)?, handle, was_made })
     }
 
@@ -69,7 +67,7 @@ impl LockFs {
     /// [`Refusal::Gone`] where it is not there any more; the law's where it is to be emptied.
     pub fn open(&self, who: Requester, number: u64, access: Access) -> Result<u64, Error> {
         let node = self.node(number)?;
-        let handle = match node {
+        match node {
             Node::Object(_) | Node::View { .. } => {
                 // Whoever only reads needs no right to act for the session whose view it came through, nor
                 // an environment that makes sense.
@@ -81,29 +79,46 @@ impl LockFs {
                 };
                 let session = caller.session.id.clone();
                 self.service.step(who, Command::Open { caller, ino, emptied: access.emptied })?;
-                self.service.session_opened(&session);
-                Handle { ino: Some(ino), session: Some(session), text: None }
+                Ok(self.open_for(Some(ino), session, who.request))
             }
             Node::Status | Node::Metrics | Node::Events(_) | Node::Info(_) if access.writes => {
-                return Err(Error::Synthetic);
+                Err(Error::Synthetic)
             }
-            Node::Status => self.text(describe::status(&self.about, self.service.store())),
-            Node::Metrics => self.text(self.metrics()),
-            Node::Info(ino) => {
-                let view = self.service.store().view(ino)?.ok_or(Refusal::Gone)?;
-                self.text(describe::info(&view, self.service.store().now(), self.service.bearing(&view)))
+            Node::Events(_) => Ok(self.handles.insert(Handle::default(), who.request)),
+            Node::Status | Node::Metrics | Node::Info(_) | Node::Door(_) => {
+                let text = Some(self.text_of(node)?);
+                Ok(self.handles.insert(Handle { text, ..Handle::default() }, who.request))
             }
-            Node::Events(_) => Handle::default(),
-            Node::Door(number) => self.text(self.queue_text(number)?),
             Node::Sessions | Node::Control | Node::InfoDirectory(_) | Node::WaitDirectory(_) => {
-                return Err(Refusal::IsDirectory.into());
+                Err(Refusal::IsDirectory.into())
             }
-        };
-        Ok(self.handles.insert(handle))
+        }
     }
 
-    fn text(&self, text: Vec<u8>) -> Handle {
-        Handle { text: Some(text.into()), ..Handle::default() }
+    /// The handle of what a request has opened for a session. One that an earlier daemon carried out, and did not answer,
+    /// has it already.
+    pub(super) fn open_for(&self, ino: Option<Ino>, session: SessionId, request: u64) -> u64 {
+        if let Some(handle) = self.handles.of_earlier(request) {
+            return handle;
+        }
+        self.service.session_opened(&session);
+        self.handles.insert(Handle { ino, session: Some(session), text: None }, request)
+    }
+
+    /// What a synthetic file says now.
+    fn text_of(&self, node: Node) -> Result<Arc<[u8]>, Error> {
+        Ok(match node {
+            Node::Status => {
+                describe::status(&self.about, self.restart.get().copied(), self.service.store()).into()
+            }
+            Node::Metrics => self.metrics().into(),
+            Node::Info(ino) => {
+                let view = self.service.store().view(ino)?.ok_or(Refusal::Gone)?;
+                describe::info(&view, self.service.store().now(), self.service.bearing(&view)).into()
+            }
+            Node::Door(number) => self.queue_text(number)?.into(),
+            _ => Arc::default(),
+        })
     }
 
     /// read(2): the note; of a lock with an empty one, to others than its holder, a description.
@@ -136,7 +151,15 @@ impl LockFs {
             (Node::Events(generation), _) => {
                 return Ok(self.events.read(self.service.store(), generation, offset, size));
             }
-            _ => self.handles.text(handle).unwrap_or_default(),
+            _ => match self.handles.text(handle) {
+                Some(text) => text,
+                // Opened at an earlier daemon.
+                None => {
+                    let text = self.text_of(node)?;
+                    self.handles.set_text(handle, &text);
+                    text
+                }
+            },
         };
         let start = usize::try_from(offset).unwrap_or(usize::MAX).min(text.len());
         let end = start.saturating_add(size).min(text.len());
@@ -197,6 +220,7 @@ impl LockFs {
         if let Some(ino) = handle.ino {
             self.service.settle_of(who, Command::Close { mount: self.service.mount(), ino });
         }
+        self.handles.forget(number);
     }
 
     /// opendir(3). A session lives while its owner has its directory open.
@@ -215,7 +239,6 @@ impl LockFs {
         if session.uid != who.uid {
             return Ok(0);
         }
-        self.service.session_opened(&session.id);
-        Ok(self.handles.insert(Handle { session: Some(session.id), ..Handle::default() }))
+        Ok(self.open_for(None, session.id, who.request))
     }
 }

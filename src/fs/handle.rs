@@ -1,8 +1,10 @@
-//! Handles: what is open, as far as the inode number does not say it.
+//! Handles: what is open, as far as the inode number does not say it; and in the [ledger](super::ledger), for whoever
+//! serves the mount next.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+use super::ledger::{Entry, Ledger, Open, State};
 use crate::lock::{Ino, SessionId};
 
 /// One open file or directory.
@@ -18,27 +20,67 @@ pub(super) struct Handle {
 
 /// All handles. Number 0 is nobody's: it is what directories without state are opened with.
 #[derive(Debug, Default)]
-pub(super) struct Handles(Mutex<Table>);
+pub(super) struct Handles {
+    table: Mutex<Table>,
+    ledger: Arc<Ledger>,
+}
 
 #[derive(Debug, Default)]
 struct Table {
     last: u64,
     open: HashMap<u64, Handle>,
+    /// What an earlier daemon has opened, by the requests: one that was not answered comes again.
+    earlier: HashMap<u64, u64>,
 }
 
 impl Handles {
-    /// Enters a handle; returns its number.
-    pub(super) fn insert(&self, handle: Handle) -> u64 {
+    /// Those that `state` has, and all that come, in `ledger`.
+    pub(super) fn new(state: &mut State, ledger: Arc<Ledger>) -> Self {
+        let mut table = Table { last: state.last_handle, ..Table::default() };
+        for (number, Open { ino, session, request }) in std::mem::take(&mut state.handles) {
+            table.earlier.insert(request, number);
+            table.open.insert(number, Handle { ino, session, text: None });
+        }
+        Self { table: Mutex::new(table), ledger }
+    }
+
+    /// Enters what a request has opened; returns its number.
+    pub(super) fn insert(&self, handle: Handle, request: u64) -> u64 {
         let mut table = self.table();
         table.last += 1;
         let number = table.last;
+        let session = handle.session.as_ref().map(|id| id.as_str().as_bytes());
+        self.ledger.note(&Entry::Opened { number, ino: handle.ino, session, request });
         table.open.insert(number, handle);
         number
     }
 
-    /// Takes a handle out.
+    /// What an earlier daemon has opened for a request, without an answer to it.
+    pub(super) fn of_earlier(&self, request: u64) -> Option<u64> {
+        self.table().earlier.get(&request).copied()
+    }
+
+    /// The objects that an earlier daemon has opened, each with the request.
+    pub(super) fn opens(&self) -> Vec<(Ino, u64)> {
+        let table = self.table();
+        let ino = |number| table.open.get(number).and_then(|handle: &Handle| handle.ino);
+        table.earlier.iter().filter_map(|(request, number)| Some((ino(number)?, *request))).collect()
+    }
+
+    /// The sessions that are kept alive, once for each handle.
+    pub(super) fn sessions(&self) -> Vec<SessionId> {
+        self.table().open.values().filter_map(|handle| handle.session.clone()).collect()
+    }
+
+    /// Takes a handle out. It stays in the ledger until it is [forgotten](Self::forget): a daemon that ends before what
+    /// follows from its close is done leaves that to the next.
     pub(super) fn remove(&self, number: u64) -> Option<Handle> {
         self.table().open.remove(&number)
+    }
+
+    /// Notes that all is done that follows from the close of a handle.
+    pub(super) fn forget(&self, number: u64) {
+        self.ledger.note(&Entry::Closed(number));
     }
 
     /// What a handle is of, where the store counts it as open.
@@ -59,6 +101,6 @@ impl Handles {
     }
 
     fn table(&self) -> MutexGuard<'_, Table> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.table.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

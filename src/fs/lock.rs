@@ -1,12 +1,15 @@
 //! flock(2) and fcntl(2) on open files.
 //!
 //! The store decides. What is remembered here is only which owner has locked through which handle, for that is what
-//! the kernel tells of a close: FLUSH names the process whose fcntl locks go, RELEASE the handle with all the rest.
+//! the kernel tells of a close: FLUSH names the process whose fcntl locks go, RELEASE the handle with all the rest. It
+//! stands in the [ledger](super::ledger) too, from before the store is asked: what is locked is let go of, whoever serves
+//! the mount by then.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use super::ledger::{Entry, Ledger, State};
 use super::{Error, LockFs};
 use crate::lock::{Claim, Grant, Ino, LockOwner, Range, Style};
 use crate::locks::{Denial, Requester};
@@ -14,29 +17,68 @@ use crate::table::{Command, Refusal, Reply, Waiting};
 
 /// Who locked what through which handle.
 #[derive(Debug, Default)]
-pub(super) struct Uses(Mutex<HashMap<Ino, Vec<Use>>>);
+pub(super) struct Uses {
+    uses: Mutex<HashMap<Ino, Vec<Use>>>,
+    ledger: Arc<Ledger>,
+}
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-struct Use {
-    style: Style,
-    key: u64,
-    handle: u64,
+pub(super) struct Use {
+    pub(super) style: Style,
+    pub(super) key: u64,
+    pub(super) handle: u64,
     /// In which lease of the mount.
-    lease: u64,
+    pub(super) lease: u64,
+}
+
+impl Use {
+    /// Whether it is of the same owner, through the same handle.
+    pub(super) fn is_same(&self, other: &Self) -> bool {
+        (self.style, self.key, self.handle) == (other.style, other.key, other.handle)
+    }
 }
 
 impl Uses {
+    /// Those that `state` has, and all that come, in `ledger`. The lease that a mount was taken over with is the first
+    /// again: what was locked in an earlier one is of none.
+    pub(super) fn new(state: &mut State, ledger: Arc<Ledger>) -> Self {
+        let mut uses = std::mem::take(&mut state.uses);
+        for (ino, one) in uses.iter_mut().flat_map(|(ino, uses)| uses.iter_mut().map(move |one| (*ino, one)))
+        {
+            let lease = (one.lease == state.lease).into();
+            if one.lease != lease {
+                one.lease = lease;
+                ledger.note(&Entry::Used(ino, *one));
+            }
+        }
+        Self { uses: Mutex::new(uses), ledger }
+    }
+
     fn uses(&self) -> MutexGuard<'_, HashMap<Ino, Vec<Use>>> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.uses.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Notes that there may be one from now on.
+    fn intend(&self, ino: Ino, new: Use) {
+        self.ledger.note(&Entry::Used(ino, new));
+    }
+
+    /// Notes that what was intended did not come to be.
+    fn give_up(&self, ino: Ino, new: Use) {
+        let uses = self.uses();
+        if !uses.get(&ino).into_iter().flatten().any(|old| old.is_same(&new)) {
+            self.ledger.note(&Entry::Unused(ino, new));
+        }
     }
 
     fn note(&self, ino: Ino, new: Use) {
         let mut uses = self.uses();
         let of_object = uses.entry(ino).or_default();
-        let is_same = |old: &Use| (old.style, old.key, old.handle) == (new.style, new.key, new.handle);
-        if !of_object.iter().any(is_same) {
+        if !of_object.iter().any(|old| old.is_same(&new)) {
             of_object.push(new);
         }
+        // Once more: another thread of the same owner may have given it up.
+        self.ledger.note(&Entry::Used(ino, new));
     }
 
     /// Takes out the uses that `is_meant` says; returns those of which no other of the same owner is left.
@@ -46,6 +88,7 @@ impl Uses {
             return Vec::new();
         };
         let (mut taken, left): (Vec<Use>, Vec<Use>) = of_object.iter().partition(|one| is_meant(one));
+        taken.iter().for_each(|one| self.ledger.note(&Entry::Unused(ino, *one)));
         taken.retain(|one| !left.iter().any(|other| (other.style, other.key) == (one.style, one.key)));
         taken.dedup_by_key(|one| (one.style, one.key));
         match left.is_empty() {
@@ -114,9 +157,14 @@ impl LockFs {
         let lease = self.service.lease();
         // From when it is granted: a close that comes before takes away what there is.
         let fs = Arc::clone(self);
+        let one = Use { style: claim.style, key: claim.key, handle, lease };
+        self.uses.intend(ino, one);
         let note = move |outcome: Result<Reply, Denial>| {
-            if outcome.is_ok() {
-                fs.uses.note(ino, Use { style: claim.style, key: claim.key, handle, lease });
+            match &outcome {
+                Ok(_) => fs.uses.note(ino, one),
+                // Whoever serves the mount next may find it granted: it stays noted until a close lets go of it.
+                Err(Denial::Store(_)) => {}
+                Err(_) => fs.uses.give_up(ino, one),
             }
             answer(outcome.map(|_: Reply| ()).map_err(Error::from));
         };

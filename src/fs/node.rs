@@ -4,12 +4,15 @@
 //! for each session or each directory, a number made by hashing what they stand for: the same on every mount
 //! and after every restart. What such a number stands for is remembered until the kernel forgets it.
 //!
-//! Lock order: the nodes before the doors.
+//! It stands in the [ledger](super::ledger) too: the kernel may ask for it after a restart.
+//!
+//! Lock order: the nodes before the doors before the ledger.
 
 use std::collections::HashMap;
 use std::hash::{DefaultHasher, Hash, Hasher};
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+use super::ledger::{Entry, Ledger, State};
 use crate::lock::Ino;
 use crate::table::Spot;
 
@@ -67,14 +70,41 @@ impl Node {
             | Self::WaitDirectory(_) => hashed(&self),
         }
     }
+
+    /// The session numbered `from` was merged into the one numbered `to`.
+    pub(super) fn redirect(&mut self, from: Ino, to: Ino) {
+        if let Self::View { session, .. } = self
+            && *session == from
+        {
+            *session = to;
+        }
+    }
 }
 
 /// A number made of what it stands for, by the hasher of the standard library with its fixed keys: stable for one
-/// version of the program, which is as long as the kernel remembers a number.
+/// version of the program. What the kernel remembers for longer stands in the ledger with its number.
 fn hashed(what: &impl Hash) -> u64 {
     let mut hasher = DefaultHasher::new();
     what.hash(&mut hasher);
     HASHED | (hasher.finish() >> 4)
+}
+
+/// A number for how nodes are numbered: the same where the kernel may be told the same numbers.
+pub fn nodes_are_numbered() -> u64 {
+    let [one, two] = [1, 2].map(Ino::from_u64);
+    let kinds = [
+        Node::View { session: one, object: two },
+        Node::Events(1),
+        Node::InfoDirectory(two),
+        Node::Info(two),
+        Node::WaitDirectory(two),
+        Node::Sessions,
+        Node::WaitDirectory(Ino::ROOT),
+        Node::Control,
+        Node::Status,
+        Node::Metrics,
+    ];
+    hashed(&kinds.map(Node::number))
 }
 
 /// The number of a door.
@@ -87,9 +117,16 @@ pub(super) fn door_number(spot: &Spot) -> u64 {
 pub(super) struct Nodes {
     known: Mutex<HashMap<u64, (Node, u64)>>,
     doors: Mutex<HashMap<u64, Spot>>,
+    ledger: Arc<Ledger>,
 }
 
 impl Nodes {
+    /// Those that `state` has, and all that come, in `ledger`.
+    pub(super) fn new(state: &mut State, ledger: Arc<Ledger>) -> Self {
+        let (known, doors) = (std::mem::take(&mut state.nodes), std::mem::take(&mut state.doors));
+        Self { known: Mutex::new(known), doors: Mutex::new(doors), ledger }
+    }
+
     /// The node of a number; `None` where it was never told to the kernel, or was forgotten.
     pub(super) fn resolve(&self, number: u64) -> Option<Node> {
         match number {
@@ -107,7 +144,9 @@ impl Nodes {
     pub(super) fn remember(&self, node: Node) {
         let number = node.number();
         if number & (0xf << 60) == HASHED {
-            self.known().entry(number).or_insert((node, 0)).1 += 1;
+            let mut known = self.known();
+            known.entry(number).or_insert((node, 0)).1 += 1;
+            self.ledger.note(&Entry::Told { number, node, count: 1 });
         }
     }
 
@@ -119,6 +158,7 @@ impl Nodes {
         let mut known = self.known();
         if let Some((_, told)) = known.get_mut(&number) {
             *told = told.saturating_sub(count);
+            self.ledger.note(&Entry::Forgot { number, count });
             if *told == 0 {
                 known.remove(&number);
                 self.doors().remove(&number);
@@ -129,7 +169,9 @@ impl Nodes {
     /// The door to a name; the kernel is to be told of it.
     pub(super) fn remember_door(&self, spot: Spot) -> Node {
         let number = door_number(&spot);
-        self.doors().insert(number, spot);
+        let mut doors = self.doors();
+        self.ledger.note(&Entry::Door { number, spot: spot.clone() });
+        doors.insert(number, spot);
         Node::Door(number)
     }
 
@@ -145,13 +187,9 @@ impl Nodes {
     /// Notes that the session numbered `from` was merged into the one numbered `to`. The kernel has moved what
     /// it knows of the one's directory to the other's name, and may use it for as long as it may remember it.
     pub(super) fn redirect(&self, from: Ino, to: Ino) {
-        for (node, _) in self.known().values_mut() {
-            if let Node::View { session, .. } = node
-                && *session == from
-            {
-                *session = to;
-            }
-        }
+        let mut known = self.known();
+        known.values_mut().for_each(|(node, _)| node.redirect(from, to));
+        self.ledger.note(&Entry::Redirected { from, to });
     }
 
     fn known(&self) -> MutexGuard<'_, HashMap<u64, (Node, u64)>> {

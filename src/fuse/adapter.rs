@@ -9,13 +9,14 @@ use std::time::{Duration, SystemTime};
 
 use fuser::{
     BsdFileFlags, CopyFileRangeFlags, Errno, FileAttr, FileHandle, FileType, Filesystem, FopenFlags,
-    Generation, INodeNo, InitFlags, IoctlFlags, KernelConfig, LockOwner, OpenAccMode, OpenFlags, PollEvents,
-    PollFlags, PollNotifier, RenameFlags, ReplyAttr, ReplyCreate, ReplyData, ReplyDirectory, ReplyEmpty,
-    ReplyEntry, ReplyIoctl, ReplyLock, ReplyLseek, ReplyOpen, ReplyPoll, ReplyStatfs, ReplyWrite, ReplyXattr,
-    Request, TimeOrNow, WriteFlags,
+    Generation, INodeNo, IoctlFlags, KernelConfig, LockOwner, OpenAccMode, OpenFlags, PollEvents, PollFlags,
+    PollNotifier, RenameFlags, ReplyAttr, ReplyCreate, ReplyData, ReplyDirectory, ReplyEmpty, ReplyEntry,
+    ReplyIoctl, ReplyLock, ReplyLseek, ReplyOpen, ReplyPoll, ReplyStatfs, ReplyWrite, ReplyXattr, Request,
+    TimeOrNow, WriteFlags,
 };
 
-use super::{Adapter, errno, lock};
+use super::intercept::RESENT;
+use super::{Adapter, errno, handshake, lock};
 use crate::clock::WallTime;
 use crate::fs::{Access, Error, Found, Keep, LockFs, Opened, SetMode};
 use crate::lock::{Attributes, Kind, Name};
@@ -31,9 +32,6 @@ const BLOCK_SIZE: u32 = 4096;
 /// How many entries are listed for one reply: as many with short names as fit into the 32 KiB that
 /// readdir(3) asks for.
 const LISTING: usize = 1024;
-
-/// What marks the number of a request that the kernel sends again (`FUSE_UNIQUE_RESEND` of `linux/fuse.h`).
-const RESENT: u64 = 1 << 63;
 
 /// Inode numbers are never used again, so their generation never changes.
 const GENERATION: Generation = Generation(0);
@@ -238,18 +236,7 @@ fn access(flags: i32) -> Access {
 
 impl Filesystem for Adapter {
     fn init(&mut self, _: &Request, config: &mut KernelConfig) -> std::io::Result<()> {
-        // Look-ups in one directory side by side; O_TRUNC with the open instead of a request of its own.
-        // A kernel that lacks one of them does without.
-        // Locks of open files are ours to decide: another host may have them.
-        let wanted = [
-            InitFlags::FUSE_PARALLEL_DIROPS,
-            InitFlags::FUSE_ATOMIC_O_TRUNC,
-            InitFlags::FUSE_POSIX_LOCKS,
-            InitFlags::FUSE_FLOCK_LOCKS,
-        ];
-        for wanted in wanted {
-            config.add_capabilities(wanted).ok();
-        }
+        handshake::ask_for(config);
         Ok(())
     }
 

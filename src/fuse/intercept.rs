@@ -9,13 +9,18 @@
 //! heard and swallowed here. And of a SETLK it drops the flag that tells flock(2) from fcntl(2): so that is marked
 //! in a field that it keeps.
 //!
+//! A daemon that [leaves](Guard::leave) its mount to the next one takes no more requests here: those that it has not
+//! answered the kernel sends again.
+//!
 //! `read` below is the one that the standard library and all crates link to; it is the system call and nothing
 //! else for every descriptor but the devices that were [`guard`]ed.
 
+use std::cell::Cell;
 use std::fmt;
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::sync::atomic::{AtomicBool, AtomicI32, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicI32, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
 
 /// The farthest from 1970 that a time is kept, in seconds: more than a thousand million years. As on every
 /// file system, what is farther is cut to what it can keep (utimensat(2)).
@@ -27,8 +32,14 @@ const SETATTR: u32 = 4;
 /// `FUSE_GETLK`, `FUSE_SETLK` and `FUSE_SETLKW`.
 const LOCKS: [u32; 3] = [31, 32, 33];
 
+/// `FUSE_INIT`.
+const INIT: u32 = 26;
+
 /// `FUSE_INTERRUPT`.
 const INTERRUPT: u32 = 36;
+
+/// What marks the number of a request that the kernel sends again (`FUSE_UNIQUE_RESEND` of `linux/fuse.h`).
+pub(super) const RESENT: u64 = 1 << 63;
 
 /// What the type of a lock is marked with where it is one of flock(2). The kernel sends small numbers there.
 pub(super) const FLOCK: i32 = 1 << 30;
@@ -54,8 +65,19 @@ const DEVICES: usize = 64;
 const NOBODY: i32 = -1;
 
 static GUARDED: [Device; DEVICES] = [const {
-    Device { descriptor: AtomicI32::new(NOBODY), seen: AtomicBool::new(false), hear: Mutex::new(None) }
+    Device {
+        descriptor: AtomicI32::new(NOBODY),
+        seen: AtomicBool::new(false),
+        is_left: AtomicBool::new(false),
+        busy: AtomicUsize::new(0),
+        hear: Mutex::new(None),
+    }
 }; DEVICES];
+
+thread_local! {
+    /// Whether this thread has a request that it may not have answered.
+    static IS_BUSY: Cell<bool> = const { Cell::new(false) };
+}
 
 /// Hears the number of each request whose caller is interrupted.
 pub(super) type Hear = Arc<dyn Fn(u64) + Send + Sync>;
@@ -63,6 +85,10 @@ pub(super) type Hear = Arc<dyn Fn(u64) + Send + Sync>;
 struct Device {
     descriptor: AtomicI32,
     seen: AtomicBool,
+    /// No more requests are taken.
+    is_left: AtomicBool,
+    /// How many threads have one.
+    busy: AtomicUsize,
     hear: Mutex<Option<Hear>>,
 }
 
@@ -75,6 +101,29 @@ impl fmt::Debug for Device {
 impl Device {
     fn set_hearer(&self, hear: Option<Hear>) {
         *self.hear.lock().unwrap_or_else(PoisonError::into_inner) = hear;
+    }
+
+    /// Notes that a thread asks for a request: it has answered the one before, or left that to another.
+    fn rest(&self) {
+        if IS_BUSY.replace(false) {
+            self.busy.fetch_sub(1, Ordering::SeqCst);
+        }
+    }
+
+    /// Notes that a thread has got a request; says whether it may have it.
+    fn begin(&self, opcode: Option<u32>) -> bool {
+        // The first of all is read by a thread that asks for no other.
+        if opcode == Some(INIT) {
+            return true;
+        }
+        // Counted before it is looked whether nobody takes any more: who leaves looks the other way round.
+        self.busy.fetch_add(1, Ordering::SeqCst);
+        IS_BUSY.set(true);
+        let is_left = self.is_left.load(Ordering::SeqCst);
+        if is_left {
+            self.rest();
+        }
+        !is_left
     }
 
     /// Says that a request was interrupted. A bug in the hearer ends there: this is the program's `read`.
@@ -100,6 +149,8 @@ pub(super) fn guard(descriptor: i32, hear: Hear) -> Option<Guard> {
     });
     free.map(|device| {
         device.seen.store(false, Ordering::Release);
+        device.is_left.store(false, Ordering::SeqCst);
+        device.busy.store(0, Ordering::SeqCst);
         device.set_hearer(Some(hear));
         Guard(device)
     })
@@ -109,6 +160,35 @@ impl Guard {
     /// Whether a request of the device came by: whether this `read` is the one that the crate calls.
     pub(super) fn has_seen_a_request(&self) -> bool {
         self.0.seen.load(Ordering::Acquire)
+    }
+
+    /// What ends the taking of requests, from any thread.
+    pub(super) fn leaver(&self) -> Leaver {
+        Leaver(self.0)
+    }
+}
+
+/// Ends the taking of requests, so that another daemon can go on.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Leaver(&'static Device);
+
+/// How often it is looked whether all threads have answered.
+const GLANCE: Duration = Duration::from_millis(1);
+
+impl Leaver {
+    /// From now on no thread gets a request. Waits until those that have one have answered it, or parked it; says
+    /// whether they have within about `limit`.
+    pub(super) fn leave(self, limit: Duration) -> bool {
+        self.0.is_left.store(true, Ordering::SeqCst);
+        let is_quiet = || self.0.busy.load(Ordering::SeqCst) == 0;
+        for _ in 0..limit.as_millis() {
+            if is_quiet() {
+                return true;
+            }
+            // A thread that answers tells nobody, so that it costs nothing to be asked.
+            std::thread::sleep(GLANCE);
+        }
+        is_quiet()
     }
 }
 
@@ -129,16 +209,26 @@ unsafe extern "C" fn read(
     buffer: *mut libc::c_void,
     count: libc::size_t,
 ) -> libc::ssize_t {
+    let device = GUARDED.iter().find(|device| device.descriptor.load(Ordering::Relaxed) == descriptor);
+    if let Some(device) = device {
+        device.rest();
+    }
     loop {
         // SAFETY: the arguments are passed on as they came.
         let length = unsafe { libc::syscall(libc::SYS_read, descriptor, buffer, count) };
-        let device = GUARDED.iter().find(|device| device.descriptor.load(Ordering::Relaxed) == descriptor);
         if let (Some(device), Ok(filled)) = (device, usize::try_from(length)) {
             device.seen.store(true, Ordering::Release);
             // SAFETY: the call has just filled so many bytes of the caller's buffer, which is the caller's alone.
             let request = unsafe { std::slice::from_raw_parts_mut(buffer.cast::<u8>(), filled) };
+            if !device.begin(opcode(request)) {
+                // What the crate takes for the end of the mount.
+                // SAFETY: the place of this thread's errno.
+                unsafe { *libc::__errno_location() = libc::ENODEV };
+                return -1;
+            }
             if let Some(interrupted) = interrupted(request) {
                 device.tell(interrupted);
+                device.rest();
                 continue;
             }
             tame(request);
@@ -155,10 +245,11 @@ fn opcode(request: &[u8]) -> Option<u32> {
     number(request, OPCODE).map(u32::from_ne_bytes)
 }
 
-/// The request whose caller an INTERRUPT says was interrupted; `None` of all else.
+/// The request whose caller an INTERRUPT says was interrupted; `None` of all else. Of one that was sent again the kernel
+/// names the number as it was sent last (`fuse_read_interrupt` of fs/fuse/dev.c).
 fn interrupted(request: &[u8]) -> Option<u64> {
     (opcode(request) == Some(INTERRUPT))
-        .then(|| number(request, INTERRUPTED).map(u64::from_ne_bytes))
+        .then(|| number(request, INTERRUPTED).map(|number| u64::from_ne_bytes(number) & !RESENT))
         .flatten()
 }
 

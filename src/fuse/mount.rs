@@ -4,18 +4,20 @@ use std::ffi::CString;
 use std::fmt;
 use std::fs::File;
 use std::io;
-use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::net::UnixStream;
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::sync::Arc;
+use std::time::Duration;
 
-use fuser::{BackgroundSession, Config, Session, SessionACL};
+use fuser::BackgroundSession;
 
-use super::{Adapter, intercept};
-use crate::fs::LockFs;
+use super::handshake::{self, Failure};
+use super::intercept;
+use crate::fs::{LockFs, Restart};
 
 /// What `/proc/mounts` calls the type of the file system.
 const SUBTYPE: &str = "lockfs";
@@ -70,8 +72,12 @@ impl std::error::Error for MountError {
 pub struct Mount {
     mountpoint: PathBuf,
     session: Option<BackgroundSession>,
+    /// The device once more, to hand on.
+    device: OwnedFd,
+    init: Vec<u8>,
+    reply: Vec<u8>,
     // Last, so that the device is guarded until nobody reads from it.
-    _guard: intercept::Guard,
+    guard: intercept::Guard,
 }
 
 impl Mount {
@@ -80,25 +86,87 @@ impl Mount {
     /// # Errors
     /// [`MountError`]: `/dev/fuse` can't be opened, or the kernel or `fusermount3` refuses.
     pub fn start(fs: Arc<LockFs>, mountpoint: &Path, options: &MountOptions) -> Result<Self, MountError> {
-        let failed = |step| {
-            let mountpoint = mountpoint.to_owned();
-            move |source| MountError { mountpoint, step, source }
-        };
-        let mountpoint = mountpoint.canonicalize().map_err(failed("the directory can't be entered"))?;
+        let mountpoint = mountpoint
+            .canonicalize()
+            .map_err(|source| failed(mountpoint, ("the directory can't be entered", source)))?;
         let device = if is_root() { as_root(&mountpoint, options) } else { by_helper(&mountpoint, options) };
-        let device = device.map_err(|(step, error)| failed(step)(error))?;
-        let served = serve(fs, device, options.threads).map_err(|(step, error)| {
+        let device = device.map_err(|failure| failed(&mountpoint, failure))?;
+        let served = handshake::first_request(device.as_fd()).map_err(|error| ("fuse", error));
+        let served = served.and_then(|init| Self::serve(fs, mountpoint.clone(), device, init, None, options));
+        served.map_err(|failure| {
             // Mounted, and nobody answers: better not there at all.
             Unmounter(mountpoint.clone()).unmount().ok();
-            failed(step)(error)
+            failed(&mountpoint, failure)
+        })
+    }
+
+    /// Goes on serving a mount that another daemon has left, from its `device`: the kernel once began with `init`, and
+    /// was answered with `reply`. What it was not answered it asks again, before all that is new.
+    ///
+    /// # Errors
+    /// [`MountError`]: the kernel does not let it.
+    pub fn take_over(
+        fs: Arc<LockFs>,
+        mountpoint: &Path,
+        device: OwnedFd,
+        (init, reply): (&[u8], &[u8]),
+        options: &MountOptions,
+    ) -> Result<Self, MountError> {
+        let served =
+            Self::serve(fs, mountpoint.to_owned(), device, init.to_vec(), Some(reply.to_vec()), options);
+        served.map_err(|failure| failed(mountpoint, failure))
+    }
+
+    fn serve(
+        fs: Arc<LockFs>,
+        mountpoint: PathBuf,
+        device: OwnedFd,
+        init: Vec<u8>,
+        answered: Option<Vec<u8>>,
+        options: &MountOptions,
+    ) -> Result<Self, Failure> {
+        fs.set_restart(match handshake::can_resend(&init) {
+            true => Restart::KeepsTheMount,
+            false => Restart::MountsAnew,
         });
-        let (session, guard) = served?;
-        Ok(Self { mountpoint, session: Some(session), _guard: guard })
+        let (session, descriptor, reply, guard) = handshake::session(fs, &init, options.threads)?;
+        handshake::put(device.as_fd(), descriptor).map_err(|error| ("the device", error))?;
+        match answered {
+            None => handshake::send(device.as_fd(), &reply).map_err(|error| ("the handshake", error))?,
+            Some(answered) if answered != reply => {
+                let error =
+                    io::Error::new(io::ErrorKind::Unsupported, "the kernel was promised something else");
+                return Err(("the handshake", error));
+            }
+            Some(_) => handshake::resend(device.as_fd()).map_err(|error| ("asking again", error))?,
+        }
+        let session = session.spawn().map_err(|error| ("fuse", error))?;
+        Ok(Self { mountpoint, session: Some(session), device, init, reply, guard })
+    }
+
+    /// The device, for whoever serves the mount next.
+    pub fn device(&self) -> BorrowedFd<'_> {
+        self.device.as_fd()
+    }
+
+    /// The kernel's first request, and what it was answered.
+    pub fn handshake(&self) -> (&[u8], &[u8]) {
+        (&self.init, &self.reply)
+    }
+
+    /// Whether another daemon can go on where this one ends: the kernel asks again what it was not answered.
+    pub fn can_be_left(&self) -> bool {
+        handshake::can_resend(&self.init)
     }
 
     /// What ends it from another thread.
     pub fn unmounter(&self) -> Unmounter {
         Unmounter(self.mountpoint.clone())
+    }
+
+    /// What leaves it to another daemon, from another thread.
+    pub fn leaver(&self) -> Leaver {
+        Leaver(self.guard.leaver())
     }
 
     /// Waits until it is unmounted, by whomever.
@@ -107,6 +175,27 @@ impl Mount {
     /// When the connection to the kernel broke.
     pub fn wait(mut self) -> io::Result<()> {
         self.session.take().map_or(Ok(()), BackgroundSession::join)
+    }
+}
+
+/// Whether this program can go on with a kernel that began with `init` and was answered with `reply`.
+pub fn can_take_over(init: &[u8], reply: &[u8]) -> bool {
+    handshake::can_resend(init) && handshake::reply_to(init).is_ok_and(|ours| ours == reply)
+}
+
+fn failed(mountpoint: &Path, (step, source): Failure) -> MountError {
+    MountError { mountpoint: mountpoint.to_owned(), step, source }
+}
+
+/// Leaves a mount to another daemon.
+#[derive(Clone, Copy, Debug)]
+pub struct Leaver(intercept::Leaver);
+
+impl Leaver {
+    /// From now on no request is taken. Waits until those that were are answered or parked; says whether they are,
+    /// within about `limit`. The mount is still there, and who uses it waits for the next daemon.
+    pub fn leave(self, limit: Duration) -> bool {
+        self.0.leave(limit)
     }
 }
 
@@ -124,6 +213,11 @@ impl Drop for Mount {
 pub struct Unmounter(PathBuf);
 
 impl Unmounter {
+    /// What ends the mount at a path, whoever serves it.
+    pub fn of(mountpoint: &Path) -> Self {
+        Self(mountpoint.to_owned())
+    }
+
     /// Takes the mount out of the tree. What is open in it stays open until the daemon is gone.
     ///
     /// # Errors
@@ -149,30 +243,6 @@ fn detach(mountpoint: &Path) -> io::Result<()> {
         0 => Ok(()),
         _ => Err(io::Error::last_os_error()),
     }
-}
-
-/// What could not be done, and why.
-type Failure = (&'static str, io::Error);
-
-/// Begins to answer the requests of a device.
-fn serve(
-    fs: Arc<LockFs>,
-    device: OwnedFd,
-    threads: usize,
-) -> Result<(BackgroundSession, intercept::Guard), Failure> {
-    let hearer = Arc::clone(&fs);
-    let guard = intercept::guard(device.as_raw_fd(), Arc::new(move |request| hearer.interrupt(request)));
-    let guard =
-        guard.ok_or_else(|| ("too many mounts in one process", io::ErrorKind::QuotaExceeded.into()))?;
-    let mut config = Config::default();
-    config.n_threads = Some(threads.max(1));
-    // The kernel lets in whom the mount is for; there is nothing to check again.
-    let session = Session::from_fd(Adapter { fs }, device, SessionACL::All, config);
-    let session = session.map_err(|error| ("fuse", error))?;
-    if !guard.has_seen_a_request() {
-        return Err(("requests pass by the guard: link no other read(2)", io::ErrorKind::Unsupported.into()));
-    }
-    Ok((session.spawn().map_err(|error| ("fuse", error))?, guard))
 }
 
 /// mount(2) by ourselves: the type is then `fuse.lockfs`, and no helper has to be there.

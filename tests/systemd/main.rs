@@ -4,6 +4,7 @@
 //! Each test boots a machine of its own (`boot.sh`), which takes about a second.
 
 mod helper;
+mod kept;
 mod machine;
 mod service;
 mod units;
