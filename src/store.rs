@@ -8,6 +8,7 @@ pub mod hybrid;
 pub mod level;
 mod local;
 mod memory;
+pub mod migrate;
 pub mod redis;
 
 use std::fmt;

@@ -7,6 +7,8 @@
 //! | `o` inode number, 8 bytes, big-endian | a record (`codec.rs`) |
 //! | `s` session name | a session (`codec.rs`) |
 //!
+//! What a migration leaves besides stands in `moving.rs`.
+//!
 //! A step is acknowledged once its changes are in the log. Several threads that wait share one write: whoever
 //! comes first takes what all of them queued. After an error of the log the memory may be ahead of the disk,
 //! so the store takes no step any more until it is opened again; what is read goes on.
@@ -20,6 +22,7 @@ mod home;
 mod journal;
 mod log;
 mod mirror;
+mod moving;
 mod overlay;
 mod scan;
 mod space;
@@ -34,9 +37,11 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 pub use self::error::LevelError;
 pub use self::log::Report;
 pub(crate) use self::log::set_aside;
+pub(in crate::store) use self::moving::LevelEnd;
 use self::log::{BatchLog, Opened};
 use self::space::{Space, Writer};
 use super::local::{Journal, TableStore};
+use super::migrate::Closing;
 use super::{Durability, Fact, Health, State, StoreError, Value};
 use crate::clock::{BootId, Clock, Now};
 use crate::table::{Change, Command, LockTable};
@@ -95,6 +100,9 @@ impl LevelStore {
         let damaged = |what: String| LevelError::Damaged { dir: dir.to_owned(), what };
         let now = clock.now();
         let mut kept = codec::Contents::read(entries, now, boot).map_err(damaged)?;
+        if let Some(why) = kept.closing {
+            return Err(LevelError::Closed { dir: dir.to_owned(), why: Closing::shown(&why) });
+        }
         // While no daemon was there, nobody could see a holder alive, and nobody could be granted what it
         // held: that time does not count. Whoever takes up the store says which jobs have ended.
         for session in &mut kept.sessions {

@@ -91,6 +91,11 @@ impl Home {
         Ok(Self { dir: dir.to_owned(), lock: Some(lock) })
     }
 
+    /// `dir`, without a lock: for what never changes.
+    pub(crate) fn of(dir: &Path) -> Self {
+        Self { dir: dir.to_owned(), lock: None }
+    }
+
     /// Locks `dir` without writing anything.
     pub(crate) fn claim_to_read(dir: &Path) -> Result<Self, LevelError> {
         let path = dir.join("lock");

@@ -14,16 +14,18 @@ use super::{LevelError, LevelJournal, LevelStore, Queue, Write, Writing, borrowe
 use crate::clock::{BootId, Clock};
 use crate::lock::{Ino, Record, Session, Token};
 use crate::store::Durability;
+use crate::store::migrate::{Closing, ClosingKind};
 use crate::table::{Change, LockTable};
 
 /// The name of the other store's clock.
-const CLOCK: &str = "clock of redis";
+pub(super) const CLOCK: &str = "clock of redis";
 
 /// What makes a number one that a host gave by itself.
 const OF_HOST: u64 = (Token::HOST_EPOCH as u64) << 32;
 
 impl LevelStore {
-    /// Opens the store in `dir` as a mirror, or makes one there; `clock` is that of the store that it mirrors.
+    /// Opens the store in `dir` as a mirror, or makes one there; `clock` is that of the store that it mirrors, which is at
+    /// `place`: what has moved there is told by it again.
     ///
     /// # Errors
     /// [`LevelError`]: someone else has it, it is damaged, or the system refuses something.
@@ -31,9 +33,21 @@ impl LevelStore {
         dir: &Path,
         durability: Durability,
         clock: Arc<dyn Clock>,
+        place: &str,
         (uid, gid): (u32, u32),
     ) -> Result<Self, LevelError> {
-        let Opened { mut log, entries, .. } = BatchLog::open(dir, durability)?;
+        let Opened { mut log, mut entries, .. } = BatchLog::open(dir, durability)?;
+        if let Some((_, why)) = entries.iter().find(|(key, _)| key == codec::CLOSING) {
+            let has_moved_there = |closing: &Closing| {
+                closing.kind == ClosingKind::Moved && closing.place == place
+            };
+            if !Closing::parse(why).as_ref().is_some_and(has_moved_there) {
+                return Err(LevelError::Closed { dir: dir.to_owned(), why: Closing::shown(why) });
+            }
+            let moved: Vec<Write> = entries.iter().map(|(key, _)| (key.clone(), None)).collect();
+            log.commit(&borrowed(&moved))?;
+            entries.clear();
+        }
         let damaged = |what: String| LevelError::Damaged { dir: dir.to_owned(), what };
         let (now, counts_on) = (clock.now(), BootId::new(CLOCK));
         let mut kept = codec::Contents::read(entries, now, &counts_on).map_err(damaged)?;
