@@ -21,7 +21,7 @@ fn everything_goes_over_as_it_is_and_comes_back_so_and_tokens_rise() {
     let said = migrate(&level(&here.data_dir()), &server.url()).has_moved();
     assert!(said.value("source").contains("directories=6 "), "{said:?}");
     there.mount();
-    assert_eq!(facts(&there), before);
+    same(&there, &before);
     let file = fs::File::create_new(there.path("new")).unwrap();
     assert!(token(&there, "new") > highest(&before));
     drop(file);
@@ -29,7 +29,7 @@ fn everything_goes_over_as_it_is_and_comes_back_so_and_tokens_rise() {
     there.unmount();
     migrate(&server.url(), &level(&here.data_dir())).has_moved();
     here.mount();
-    assert_eq!(facts(&here), before);
+    same(&here, &before);
     fs::File::create_new(here.path("newer")).unwrap();
     assert!(token(&here, "newer") > highest(&before));
 }
@@ -218,7 +218,7 @@ fn another_backend_and_a_restart_keep_every_lock_that_was_moved_and_its_holder_c
             migrate(from, to).has_moved();
         }
         mount_as(&mut tree, backend);
-        assert_eq!(facts(&tree), before, "{backend}");
+        same(&tree, &before);
         assert!(is_held(&tree, released), "{backend}");
         assert!(holder.does(&format!("rm {}/{released}", root.display())), "{backend}: {}", tree.log());
         fs::File::create_new(tree.path("new")).unwrap();

@@ -166,6 +166,16 @@ pub(crate) fn facts(tree: &Tree) -> BTreeMap<PathBuf, Vec<String>> {
     found
 }
 
+/// Two trees show the same; what they don't is named.
+#[track_caller]
+pub(crate) fn same(tree: &Tree, before: &BTreeMap<PathBuf, Vec<String>>) {
+    let now = facts(tree);
+    for (path, facts) in before {
+        assert_eq!(now.get(path), Some(facts), "{}", path.display());
+    }
+    assert_eq!(now.len(), before.len(), "{:?}", now.keys());
+}
+
 /// Makes a bit of everything in a mounted tree.
 pub(crate) fn furnish(tree: &Tree) {
     let root = tree.root();
@@ -194,6 +204,8 @@ pub(crate) fn furnish(tree: &Tree) {
     fs::write(at("odd \n\u{e9}"), "odd").unwrap();
     fs::set_permissions(at("odd \n\u{e9}"), fs::Permissions::from_mode(0o444)).unwrap();
     sys::utimens(at("odd \n\u{e9}"), (1_000_000_000, 1), (1_000_000_000, 123_456_789)).unwrap();
+    // The kernel remembers what a directory looks like for a second.
+    eventually("all subdirectories are counted", || fs::metadata(at("way")).unwrap().nlink() == 6);
     for name in ["plain", "home/mine"] {
         eventually("its job has ended", || {
             fs::read_to_string(at(".lockfs/info").join(name)).unwrap().contains("state: ended")
