@@ -1,7 +1,7 @@
 //! The process that serves a mount: opens the store, takes up what this host holds, mounts, tends, and ends
 //! on SIGTERM or SIGINT or when someone unmounts.
 //!
-//! Order of the start: the port for metrics, store, service, take-up, mount, tending, waking, metrics, watch. Order of
+//! Order of the start: the port for metrics, store, its socket for migrations, service, take-up, mount, tending, waking, metrics, watch. Order of
 //! the end: the mount first, so that nobody is answered any more, then the watch, metrics, tending, waking, the store.
 
 mod notify;
@@ -20,7 +20,7 @@ use crate::fs::{About, LockFs};
 use crate::fuse::{Mount, MountError, MountFlag, MountOptions, Unmounter};
 use crate::locks::{HostId, HostIdError, LockService, Processes, Tending, Waking, machine_id};
 use crate::store::hybrid::{self, HybridStore, OpenError};
-use crate::store::level::{LevelError, LevelStore};
+use crate::store::level::{LevelError, LevelStore, Serving};
 use crate::store::redis::{Address, Options, Place, RedisStore};
 use crate::store::{LockStore, StoreError};
 use notify::Manager;
@@ -120,9 +120,10 @@ fn serve_to(settings: &Settings, manager: &Manager, ready: impl FnOnce()) -> Res
     manager.starting(format_args!("opening the {} store", settings.backend));
     let port = settings.metrics.map(|listen| Port::open(listen.address()));
     let port = port.transpose().map_err(|error| network_is_allowed().err().unwrap_or(error))?;
-    let store = open(settings, clock)?;
+    let (store, moving) = open(settings, clock)?;
     let served = serve_store(settings, Arc::clone(&store), port, signals, manager, ready);
     manager.stopping();
+    drop(moving);
     let closed = store.close();
     served?;
     Ok(closed?)
@@ -163,7 +164,10 @@ fn serve_store(
     Ok(served?)
 }
 
-fn open(settings: &Settings, clock: Arc<dyn Clock>) -> Result<Arc<dyn LockStore>, Error> {
+/// A store, and the thread that lets migrations copy it where only this process can.
+type Open = (Arc<dyn LockStore>, Option<Serving>);
+
+fn open(settings: &Settings, clock: Arc<dyn Clock>) -> Result<Open, Error> {
     // SAFETY: geteuid(2) and getegid(2) take nothing and can't fail.
     let owner = unsafe { (libc::geteuid(), libc::getegid()) };
     if let Some(RedisSettings { endpoint, acks }) = &settings.redis {
@@ -190,15 +194,21 @@ fn open(settings: &Settings, clock: Arc<dyn Clock>) -> Result<Arc<dyn LockStore>
                 policy: settings.on_outage,
             };
             return match HybridStore::open(&options, clock) {
-                Ok(store) => Ok(Arc::new(store)),
+                Ok(store) => Ok((Arc::new(store), None)),
                 Err(OpenError::Mirror(error)) => Err(error.into()),
                 Err(OpenError::Store(error)) => Err(error.into()),
             };
         }
-        return Ok(Arc::new(RedisStore::open(&options, clock)?));
+        return Ok((Arc::new(RedisStore::open(&options, clock)?), None));
     }
     let boot = BootId::current()?;
-    Ok(Arc::new(LevelStore::open(&settings.store_dir(), settings.durability, clock, &boot, owner)?))
+    let dir = settings.store_dir();
+    let store = Arc::new(LevelStore::open(&dir, settings.durability, clock, &boot, owner)?);
+    let moving = Serving::start(Arc::clone(&store), &dir);
+    if let Err(error) = &moving {
+        log::warn!("these locks can't be migrated while they are mounted: {}/socket: {error}", dir.display());
+    }
+    Ok((store, moving.ok()))
 }
 
 /// Whether a service may use the network at all, which its unit says: `RestrictAddressFamilies=` of systemd.exec(5).

@@ -23,6 +23,8 @@ mod journal;
 mod log;
 mod mirror;
 mod moving;
+mod remote;
+mod serve;
 mod overlay;
 mod scan;
 mod space;
@@ -38,6 +40,8 @@ pub use self::error::LevelError;
 pub use self::log::Report;
 pub(crate) use self::log::set_aside;
 pub(in crate::store) use self::moving::LevelEnd;
+pub(in crate::store) use self::remote::RemoteEnd;
+pub use self::serve::Serving;
 use self::log::{BatchLog, Opened};
 use self::space::{Space, Writer};
 use super::local::{Journal, TableStore};
@@ -66,6 +70,54 @@ pub struct LevelJournal {
     space: Mutex<Space>,
     queue: Mutex<Queue>,
     writer: Mutex<Writing>,
+    /// What tells the store from all others.
+    store: u64,
+    /// Why it is closed, as it is kept.
+    closing: Mutex<Option<String>>,
+}
+
+impl LevelJournal {
+    fn new(dir: &Path, durability: Durability, log: BatchLog) -> Result<Self, LevelError> {
+        let space = Space::of(dir)
+            .map_err(|source| LevelError::Io { what: format!("stat {}", dir.display()), source })?;
+        Ok(Self {
+            dir: dir.to_owned(),
+            durability,
+            space: Mutex::new(space),
+            queue: Mutex::default(),
+            store: log.store(),
+            writer: Mutex::new(Writing { log: Some(log), kept: 0, failed: None }),
+            closing: Mutex::default(),
+        })
+    }
+
+    fn dir(&self) -> &Path {
+        &self.dir
+    }
+
+    fn store(&self) -> u64 {
+        self.store
+    }
+
+    /// Why the store is closed.
+    fn closing(&self) -> Option<String> {
+        locked(&self.closing).clone()
+    }
+
+    fn note_closing(&self, closing: Option<String>) {
+        *locked(&self.closing) = closing;
+    }
+
+    /// Keeps what is no change of the table, behind all that was decided before.
+    fn keep(&self, write: Write) -> Result<(), StoreError> {
+        let step = {
+            let mut queue = locked(&self.queue);
+            queue.writes.push(write);
+            queue.last += 1;
+            queue.last
+        };
+        self.commit(step)
+    }
 }
 
 /// What was decided and is not written.
@@ -137,16 +189,7 @@ impl LevelStore {
             }
             log.commit(&[(codec::BOOT, Some(boot.as_str().as_bytes()))])?;
         }
-        let space = Space::of(dir)
-            .map_err(|source| LevelError::Io { what: format!("stat {}", dir.display()), source })?;
-        let journal = LevelJournal {
-            dir: dir.to_owned(),
-            durability,
-            space: Mutex::new(space),
-            queue: Mutex::default(),
-            writer: Mutex::new(Writing { log: Some(log), kept: 0, failed: None }),
-        };
-        Ok(Self::new(table, clock, journal))
+        Ok(Self::new(table, clock, LevelJournal::new(dir, durability, log)?))
     }
 }
 

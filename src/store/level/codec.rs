@@ -35,6 +35,14 @@ pub(super) fn write(table: &LockTable, change: &Change, now: Now) -> Write {
     }
 }
 
+/// The key of what a change is of.
+pub(super) fn key(change: &Change) -> Vec<u8> {
+    match change {
+        Change::Object(ino) => key_of(*ino),
+        Change::Session(id) => key_of_session(id),
+    }
+}
+
 /// What a record comes to in the log.
 pub(super) fn entry_of(record: &Record, now: Now) -> Write {
     (key_of(record.ino), Some(encode_record(record, now)))

@@ -4,6 +4,7 @@
 //! |---|---|
 //! | `FORMAT` | `lockfs level store 1`, and the store's random id; written last when a store is made |
 //! | `FORMAT.new` | the same, while the store is being made: nothing in it has been acknowledged yet |
+//! | `socket` | a Unix socket on which the daemon that has the store open lets a migration copy it (`serve.rs`) |
 //! | `lock` | held with flock(2) by the process that has the store open, and names it |
 //! | `tail` | the last batch number (`tail.rs`) |
 //! | `journal-*` | the latest batches (`journal.rs`) |
@@ -226,6 +227,16 @@ pub(crate) fn sync_dir(dir: &Path) -> io::Result<()> {
     File::open(dir)?.sync_all()
 }
 
+/// Makes all that was written to the file system of `dir` survive a power cut: syncfs(2).
+pub(crate) fn sync_file_system(dir: &Path) -> io::Result<()> {
+    let dir = File::open(dir)?;
+    // SAFETY: the descriptor is open as long as `dir`.
+    match unsafe { libc::syncfs(dir.as_raw_fd()) } {
+        0 => Ok(()),
+        _ => Err(io::Error::last_os_error()),
+    }
+}
+
 /// fdatasync(2).
 pub(crate) fn sync_data(file: &File) -> io::Result<()> {
     #[cfg(test)]
@@ -264,7 +275,7 @@ fn is_of_a_store(name: &str) -> bool {
 
 /// Names that say nothing about whether there is a store.
 fn is_beside_the_store(name: &str) -> bool {
-    name == "lock" || name == "lost+found" || name.starts_with("damaged-")
+    name == "lock" || name == super::serve::SOCKET || name == "lost+found" || name.starts_with("damaged-")
 }
 
 fn read_if_there(path: &Path) -> Result<Option<Vec<u8>>, Flaw> {

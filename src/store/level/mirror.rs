@@ -6,11 +6,10 @@
 //! soon as that can be reached.
 
 use std::path::Path;
-use std::sync::{Arc, Mutex};
+use std::sync::Arc;
 
 use super::log::{BatchLog, Opened};
-use super::space::Space;
-use super::{LevelError, LevelJournal, LevelStore, Queue, Write, Writing, borrowed, codec};
+use super::{LevelError, LevelJournal, LevelStore, Write, borrowed, codec};
 use crate::clock::{BootId, Clock};
 use crate::lock::{Ino, Record, Session, Token};
 use crate::store::Durability;
@@ -76,16 +75,7 @@ impl LevelStore {
             writes.push((codec::BOOT.to_vec(), Some(CLOCK.as_bytes().to_vec())));
             log.commit(&borrowed(&writes))?;
         }
-        let space = Space::of(dir)
-            .map_err(|source| LevelError::Io { what: format!("stat {}", dir.display()), source })?;
-        let journal = LevelJournal {
-            dir: dir.to_owned(),
-            durability,
-            space: Mutex::new(space),
-            queue: Mutex::new(Queue::default()),
-            writer: Mutex::new(Writing { log: Some(log), kept: 0, failed: None }),
-        };
-        Ok(Self::new(table, clock, journal))
+        Ok(Self::new(table, clock, LevelJournal::new(dir, durability, log)?))
     }
 }
 

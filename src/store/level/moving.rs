@@ -13,6 +13,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::codec::{self, Contents};
+use super::home::sync_file_system;
 use super::log::{self, BatchLog, Opened};
 use super::{LevelError, Write, borrowed, mirror};
 use crate::clock::{BootId, Clock, Now, SystemClock};
@@ -232,6 +233,18 @@ impl Before {
     }
 }
 
+/// Where a store is, for people.
+pub(super) fn shown(dir: &Path) -> String {
+    let (above, name) = (dir.parent(), dir.file_name());
+    let (above, name) = (above.unwrap_or(dir), name.unwrap_or_default());
+    format!("leveldb://{} (namespace {})", above.display(), name.display())
+}
+
+/// The store of that id among all stores.
+pub(super) fn named(id: u64) -> String {
+    format!("leveldb-{id:016x}")
+}
+
 /// What is put, as it is written.
 fn write(told: Told, now: Now) -> Write {
     match told {
@@ -244,13 +257,11 @@ fn write(told: Told, now: Now) -> Write {
 
 impl End for LevelEnd {
     fn place(&self) -> String {
-        let (above, name) = (self.dir.parent(), self.dir.file_name());
-        let (above, name) = (above.unwrap_or(&self.dir), name.unwrap_or_default());
-        format!("leveldb://{} (namespace {})", above.display(), name.display())
+        shown(&self.dir)
     }
 
     fn identity(&self) -> Option<String> {
-        self.identity.map(|id| format!("leveldb-{id:016x}"))
+        self.identity.map(named)
     }
 
     fn now(&self) -> Now {
@@ -341,6 +352,9 @@ impl End for LevelEnd {
 
     fn close(&mut self, closing: &Closing) -> Result<bool, Error> {
         self.commit(&[(codec::CLOSING.to_vec(), Some(closing.text().into_bytes()))])?;
+        // What was written before it may not be on the disk yet, and it counts only behind that.
+        sync_file_system(&self.dir)
+            .map_err(|source| LevelError::Io { what: format!("sync {}", self.dir.display()), source })?;
         Ok(true)
     }
 

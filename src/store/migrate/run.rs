@@ -10,7 +10,7 @@ use super::fit::{self, Fit, Fitted};
 use super::{Error, Order, Report, Side, Tally, Task, Watch};
 use crate::clock::{BootTime, Clock, Now, SystemClock};
 use crate::lock::{Ino, Kind, Record, Session, SessionId, Ttl};
-use crate::store::level::LevelEnd;
+use crate::store::level::{LevelEnd, LevelError, RemoteEnd};
 use crate::store::redis::RedisEnd;
 use crate::table::{Change, Note, Told};
 
@@ -35,11 +35,20 @@ pub fn migrate(order: &Order, watch: &mut dyn Watch) -> Result<Report, Error> {
     let changes_nothing = matches!(order.task, Task::DryRun | Task::Verify);
     let open = |side: &Side, is_source: bool| -> Result<Box<dyn End>, Error> {
         Ok(match side {
-            Side::Level(dir) => Box::new(match (changes_nothing, is_source) {
-                (true, _) => LevelEnd::read_only(dir, is_source)?,
-                (false, true) => LevelEnd::source(dir)?,
-                (false, false) => LevelEnd::target(dir)?,
-            }),
+            Side::Level(dir) => {
+                let end = match (changes_nothing, is_source) {
+                    (true, _) => LevelEnd::read_only(dir, is_source),
+                    (false, true) => LevelEnd::source(dir),
+                    (false, false) => LevelEnd::target(dir),
+                };
+                match end {
+                    // Its daemon lets it be copied, and not be filled.
+                    Err(Error::Level(busy @ LevelError::Busy { .. })) if is_source || changes_nothing => {
+                        Box::new(RemoteEnd::connect(dir)?.ok_or(busy)?)
+                    }
+                    end => Box::new(end?),
+                }
+            }
             Side::Redis(endpoint, namespace) => {
                 let is_founded = !changes_nothing && !is_source && order.task == Task::Move;
                 Box::new(RedisEnd::open(endpoint, namespace, is_founded.then_some(order.owner))?)
