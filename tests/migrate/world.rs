@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::Arc;
 
-use lockfs::clock::{BootId, SystemClock};
+use lockfs::clock::{BootId, Clock, SystemClock};
 use lockfs::lock::{Ino, MountId, Name, Origin, SessionId, SessionKind, Ttl};
 use lockfs::store::level::LevelStore;
 use lockfs::store::{Durability, LockStore};
@@ -277,11 +277,55 @@ fn caller(session: &str) -> Caller {
     Caller { uid: 0, gid: 0, session: Arc::new(claimant), also: Vec::new(), mount: MountId::from_u64(1) }
 }
 
-/// Everything in a database, as the server would save it: to see that nothing was changed.
+/// Everything in a database, in order: to see that nothing was changed. Who is there and what was answered is left out.
 pub(crate) fn dump(server: &RedisServer) -> String {
-    let script = "local keys, all = redis.call('KEYS', '*'), {} table.sort(keys) \
-                  for _, key in ipairs(keys) do if not string.find(key, ':seen$') and not string.find(key, ':hosts$') \
-                  then all[#all + 1] = key .. '=' .. redis.sha1hex(redis.call('DUMP', key)) end end \
-                  return table.concat(all, '\\n')";
+    let script = "
+        local keys, all = redis.call('KEYS', '*'), {}
+        for _, key in ipairs(keys) do
+            local kind, value = redis.call('TYPE', key).ok, {}
+            if kind == 'string' then value = {redis.call('GET', key)}
+            elseif kind == 'list' then value = redis.call('LRANGE', key, 0, -1)
+            elseif kind == 'zset' then value = redis.call('ZRANGE', key, 0, -1, 'WITHSCORES')
+            elseif kind == 'set' then value = redis.call('SMEMBERS', key) table.sort(value)
+            elseif kind == 'hash' then
+                for _, field in ipairs(redis.call('HKEYS', key)) do
+                    value[#value + 1] = field .. '=' .. redis.call('HGET', key, field)
+                end
+                table.sort(value)
+            end
+            if not string.find(key, ':seen$') and not string.find(key, ':hosts$') and not string.find(key, ':q:') then
+                all[#all + 1] = key .. ' ' .. kind .. ' ' .. #value .. ' ' .. redis.sha1hex(table.concat(value, ' '))
+            end
+        end
+        table.sort(all)
+        return table.concat(all, ' | ')";
     server.command(&["EVAL", script, "0"])
+}
+
+/// Returns in another second: stores that are founded in one may give the same numbers.
+pub(crate) fn another_second() {
+    let second = || SystemClock.now().wall.secs();
+    let begin = second();
+    eventually("the second is over", || second() > begin);
+}
+
+/// Numbers that look like chance; where they begin is said where a test fails.
+#[derive(Debug)]
+pub(crate) struct Chance(u64);
+
+impl Chance {
+    pub(crate) fn new() -> Self {
+        let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap();
+        let seed = u64::try_from(now.as_nanos() % u128::from(u32::MAX)).unwrap() | 1;
+        println!("chance begins with {seed}");
+        Self(seed)
+    }
+
+    /// A number below `limit`: xorshift of Marsaglia.
+    pub(crate) fn below(&mut self, limit: u64) -> u64 {
+        self.0 ^= self.0 << 13;
+        self.0 ^= self.0 >> 7;
+        self.0 ^= self.0 << 17;
+        self.0 % limit
+    }
 }

@@ -205,6 +205,10 @@ fn answer(store: &LevelStore, what: u8, fields: &mut Fields<'_>, listed: &mut Ve
         }
         b'f' => {
             let lease = lease(fields)?;
+            // The closing waits for the disk: the less there is to write by then, the shorter.
+            if let Err(error) = sync_file_system(store.journal().dir()) {
+                return Some(Err(StoreError::Failed(format!("sync: {error}"))));
+            }
             store.gate(|gate, _, now| gate.freeze(now.boot, lease)).map(done)
         }
         b'a' => store.gate(|_, table, _| {

@@ -105,11 +105,9 @@ impl Fit {
         for place in &mut record.places {
             place.parent = self.same.get(&place.parent).copied().unwrap_or(place.parent);
         }
-        if let Some(print) = self.kept.get(&Key::Object(record.ino)) {
-            return match *print == canon::of_record(&record) {
-                true => Fitted::IsThere,
-                false => Fitted::InTheWay(self.describe(record.ino, &record)),
-            };
+        let same_number = self.kept.get(&Key::Object(record.ino));
+        if same_number.is_some_and(|print| *print == canon::of_record(&record)) {
+            return Fitted::IsThere;
         }
         let standing = record
             .places
@@ -117,6 +115,11 @@ impl Fit {
             .find_map(|place| self.names.get(&(place.parent, place.name.clone())))
             .copied();
         match standing {
+            None if same_number.is_some() => Fitted::InTheWay(format!(
+                "inode number {} of {}, which another has there",
+                record.ino,
+                self.describe(record.ino, &record)
+            )),
             None => Fitted::Put(record),
             Some(other) if is_way(&record) && self.ways.contains(&other) => {
                 self.same.insert(record.ino, other);

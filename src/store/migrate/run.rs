@@ -62,12 +62,13 @@ pub fn migrate(order: &Order, watch: &mut dyn Watch) -> Result<Report, Error> {
         }
     }
     let from = open(&order.from, true)?;
+    // Before anything is made at the other end.
+    if order.task == Task::Move && from.identity().is_none() {
+        return Err(Error::Refused(format!("there is nothing to move at {}", from.place())));
+    }
     let to = open(&order.to, false)?;
     if from.identity().is_some() && from.identity() == to.identity() {
         return Err(same_store(&from.place()));
-    }
-    if order.task == Task::Move && from.identity().is_none() {
-        return Err(Error::Refused(format!("there is nothing to move at {}", from.place())));
     }
     let mut run = Run::new(from, to, watch);
     match order.task {
@@ -446,8 +447,8 @@ impl<'a> Run<'a> {
             }
             self.catch_up()?;
             self.freezes += 1;
-            let frozen = clock.now().boot;
             self.from.freeze(FREEZE)?;
+            let frozen = clock.now().boot;
             let rest = self.take_rest();
             if rest.is_err() {
                 self.from.thaw(&self.moved)?;
