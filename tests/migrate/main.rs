@@ -13,5 +13,6 @@ mod servers;
 mod conflicts;
 mod hostile;
 mod offline;
+mod online;
 mod resume;
 mod world;
