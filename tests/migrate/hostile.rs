@@ -3,8 +3,8 @@
 use std::fs;
 use std::os::unix::fs::FileExt;
 
-use crate::common::eventually;
-use crate::servers::redis::RedisServer;
+use crate::common::{Tree, eventually};
+use crate::servers::redis::{Persistence, RedisServer};
 use crate::world::*;
 
 #[test]
@@ -156,4 +156,50 @@ fn a_target_that_dies_in_the_middle_does_not_stop_the_source() {
     // It has forgotten all of it: it is filled from the start.
     server.restart_empty();
     migrate(&level(&here.data_dir()), &server.url()).has_moved();
+}
+
+#[test]
+fn the_rights_that_the_readme_names_are_enough_on_both_sides() {
+    let readme = fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/README.md")).unwrap();
+    let start = readme.find("ACL SETUSER lockfs").expect("the readme says which rights");
+    let rights = &readme[start..start + readme[start..].find("```").unwrap()];
+    let words: Vec<&str> = rights.split_whitespace().skip(3).collect();
+    let user = format!("user lockfs on {}", words[1..].join(" ").replace(">PASSWORD", ">secret"));
+    let start = || RedisServer::options().users(&[&user]).start();
+    let (server, other) = (start(), start());
+    let dir = tempfile::tempdir().unwrap();
+    stock(dir.path(), 250);
+    let url = |server: &RedisServer| format!("redis://lockfs@127.0.0.1:{}/0", server.port());
+    let with = |from: &str, to: &str| {
+        ended(command(&["--from", from, "--to", to]).env("REDIS_PASSWORD", "secret"))
+    };
+    with(&level(dir.path()), &url(&server)).has_moved();
+    with(&url(&server), &url(&other)).has_moved();
+    with(&url(&other), &level(&dir.path().join("back"))).has_moved();
+}
+
+#[test]
+fn a_mirror_that_did_things_by_itself_is_not_filled_until_its_redis_has_heard_of_them() {
+    let mut server = RedisServer::options().persistence(Persistence::AofAlways).start();
+    let other = RedisServer::start();
+    let dir = tempfile::tempdir().unwrap();
+    stock(dir.path(), 20);
+    migrate(&level(dir.path()), &other.url()).has_moved();
+    let url = server.url();
+    let options =
+        ["--host-id", "h0", "--backend", "hybrid", "--on-outage", "local", "--redis-url", &url];
+    let mut here = Tree::unmounted(&options, &QUICK);
+    here.mount();
+    server.kill();
+    eventually("it stands alone", || here.status("mode") == "alone");
+    fs::File::create_new(here.path("alone")).unwrap();
+    here.unmount();
+    migrate(&other.url(), &level(&here.data_dir())).fails(1, "did things by itself");
+    migrate(&level(&here.data_dir()), &other.url()).fails(1, "move from that redis");
+    server.restart();
+    here.mount();
+    eventually("redis decides", || here.status("mode") == "cluster" && here.status("owed") == "0");
+    assert!(here.path("alone").exists());
+    here.unmount();
+    migrate(&server.url(), &level(&here.data_dir())).has_moved();
 }

@@ -2,7 +2,8 @@
 
 use std::collections::BTreeMap;
 use std::fs::{self, File};
-use std::io;
+use std::io::{self, Read, Write};
+use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Condvar, Mutex};
@@ -274,6 +275,46 @@ fn who_moves_it_and_dies_at_any_point_leaves_nothing_standing_still() {
         println!("longest acquire after a death: {longest:?}");
         assert!(longest < Duration::from_secs(4), "{longest:?}");
     }
+}
+
+#[test]
+fn what_stands_still_waits_and_goes_on_by_itself_though_nobody_lets_it() {
+    // On a LevelDB: whoever had it frozen hangs, and does not hang up.
+    let mut here = on_level();
+    here.mount();
+    let mut socket = UnixStream::connect(here.data_dir().join("default/socket")).unwrap();
+    let mut ask = |what: &[u8], millis: u64| {
+        let message = [what, &millis.to_le_bytes()].concat();
+        socket.write_all(&u32::try_from(message.len()).unwrap().to_le_bytes()).unwrap();
+        socket.write_all(&message).unwrap();
+        let mut answer = [0; 5];
+        socket.read_exact(&mut answer).unwrap();
+        assert_eq!(answer, *b"\x01\0\0\0K");
+    };
+    ask(b"t", 30_000);
+    ask(b"f", 1_000);
+    let asked = Instant::now();
+    File::create_new(here.path("f")).unwrap();
+    println!("waited {:?} on a leveldb", asked.elapsed());
+    assert!(asked.elapsed() > Duration::from_millis(300), "it did not stand still: {:?}", asked.elapsed());
+    // On a Redis: its head says so, and nobody is there any more.
+    let server = RedisServer::start();
+    let mut there = on_redis(&server);
+    there.mount();
+    let script = "local meta = redis.call('GET', KEYS[1]) local time = redis.call('TIME') \
+                  local now = time[1] * 1000000 + time[2] \
+                  meta = '\\3' .. string.sub(meta, 2) .. struct.pack('>ddI2', now + 1500000, now + 1000000, 0) \
+                  redis.call('SET', KEYS[1], meta) return 1";
+    server.command(&["EVAL", script, "1", "lockfs:{default}:meta"]);
+    let asked = Instant::now();
+    File::create_new(there.path("f")).unwrap();
+    println!("waited {:?} on redis", asked.elapsed());
+    assert!(asked.elapsed() > Duration::from_millis(300), "it did not stand still: {:?}", asked.elapsed());
+    // What it noted for the migration goes too.
+    eventually("nothing is left of it", || {
+        fs::write(there.path("f"), "x").unwrap();
+        server.command(&["EXISTS", "lockfs:{default}:changed"]) == "0"
+    });
 }
 
 #[test]

@@ -185,6 +185,18 @@ impl LevelEnd {
         Ok(sessions.chain(records).collect())
     }
 
+    /// Whether a host has granted or released something in the place of the Redis that this is a mirror of.
+    fn stood_alone(&self) -> Result<bool, Error> {
+        // As `hybrid/owed.rs` has it.
+        let mut owed = self.dir.clone().into_os_string();
+        owed.push(".owed");
+        let owes = std::fs::metadata(owed).is_ok_and(|data| data.len() > 0);
+        let boot = BootId::new(mirror::CLOCK);
+        let contents = Contents::read(self.entries.iter().cloned(), self.clock.now(), &boot);
+        let contents = contents.map_err(|what| self.damaged(what))?;
+        Ok(owes || contents.records.iter().any(|record| record.token.is_of_host()))
+    }
+
     fn delete_all_but(&mut self, kept: &HashSet<Vec<u8>>, each: &mut dyn FnMut(u64)) -> Result<(), Error> {
         self.refresh()?;
         let gone: Vec<Write> = self
@@ -372,6 +384,13 @@ impl End for LevelEnd {
         }
         if let Some(other) = old.as_ref().filter(|old| Some(*old) != known) {
             return Err(Error::Refused(format!("{}: {other}", self.place())));
+        }
+        if self.is_mirror && self.stood_alone()? {
+            return Err(Error::Refused(format!(
+                "{} is the mirror of a hybrid mount that did things by itself which its redis has not heard of: mount it \
+                 with --backend hybrid until lockfs status says owed: 0 (nothing was moved)",
+                self.place()
+            )));
         }
         // What a mirror has is its Redis'.
         let is_fresh = is_fresh || self.is_mirror;

@@ -583,9 +583,16 @@ impl<'a> Run<'a> {
         }
         self.read_target()?;
         self.read_all_of_source()?;
+        let mut others = self.fit.len();
+        if self.to.closing()?.is_none() {
+            // It is in use, or was before: what it has besides is its own.
+            let count = self.target.len();
+            self.target.retain(|key, _| self.source.contains_key(key));
+            others += (count - self.target.len()) as u64;
+        }
         let wrong = self.differing();
         let differences = wrong.iter().take(NAMED).map(named).collect();
-        Ok(Report { differences, different: wrong.len() as u64, ..self.report() })
+        Ok(Report { differences, different: wrong.len() as u64, others, ..self.report() })
     }
 
     /// Takes back what an unfinished migration did.

@@ -12,11 +12,9 @@
 --          from then on; with 'thaw' and 'open' what was said so
 -- ARGV[4]  with 'fill' what may be said already; with 'open' an epoch above which the next one must be
 -- ARGV[5]  with 'fill' '1' to keep nothing of what is there
--- Returns  'G'; 'X' and why not ('' where the lease is over); or 'K' time waits, and: with 'state' the epoch, the last
---          token in it, how many hosts were heard of within ten seconds, objects, why nothing is done, and each mount
---          that has something locked; with 'changes' and 'before' what they list
-
-local LIVES = 10000000
+-- Returns  'G'; 'X' and why not ('' where the lease is over); or 'K' time waits, and: with 'state' the epoch, objects, why
+--          nothing is done, and the path of each file that somebody has locked; with 'changes' and 'before' what they
+--          list
 
 local function replied(text)
   if meta then save_meta() end
@@ -49,9 +47,7 @@ end
 local acts = {}
 
 function acts.state()
-  local hosts = call('ZCOUNT', P .. 'seen', NOW - LIVES, '+inf')
-  return answer(pack('>I4I4I4d', meta.epoch, meta.seq, hosts, meta.locks)
-    .. bytes(meta.move and meta.move.closed or '') .. locked())
+  return answer(pack('>I4d', meta.epoch, meta.locks) .. bytes(meta.move and meta.move.closed or '') .. locked())
 end
 
 function acts.track(lease)

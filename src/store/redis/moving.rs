@@ -246,8 +246,6 @@ impl State {
     fn read(text: &[u8]) -> Result<Self, Malformed> {
         let mut reader = Reader::new(text);
         let epoch = reader.u32()?;
-        reader.u32()?;
-        reader.u32()?;
         let objects = reader.number()?;
         let closing = reader.long()?.to_vec();
         let mut locked = Vec::new();
