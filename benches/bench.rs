@@ -13,7 +13,7 @@
 //! channel and beside JuiceFS; flock(2) where nobody waits; and what a crowd of a thousand who wait costs.
 //!
 //! `--quick` does the same with smaller numbers in less than a minute; `--only WORD` one part of it (`pairs`,
-//! `requests`, `million`, `redis`, `redis-million`, `waiting`). The program runs itself as the client, as the null
+//! `requests`, `million`, `redis`, `redis-million`, `migrate`, `waiting`). The program runs itself as the client, as the null
 //! file system, as the raw floor and as those who wait.
 
 #[path = "bench/board.rs"]
@@ -30,6 +30,8 @@ mod figures;
 mod flocks;
 #[path = "bench/handover.rs"]
 mod handover;
+#[path = "bench/migrate.rs"]
+mod migrate;
 #[path = "bench/million.rs"]
 mod million;
 #[path = "bench/million_on_redis.rs"]
@@ -165,6 +167,9 @@ fn measure(options: &[&str]) -> io::Result<()> {
     }
     if is_wanted("redis-million") {
         million_on_redis::measure(&extent)?;
+    }
+    if is_wanted("migrate") {
+        migrate::measure(&extent)?;
     }
     if is_wanted("waiting") {
         flocks::measure(&extent)?;

@@ -185,6 +185,11 @@ impl LevelEnd {
         Ok(sessions.chain(records).collect())
     }
 
+    fn sync(&self) -> Result<(), Error> {
+        let failed = |source| LevelError::Io { what: format!("sync {}", self.dir.display()), source };
+        Ok(sync_file_system(&self.dir).map_err(failed)?)
+    }
+
     /// Whether a host has granted or released something in the place of the Redis that this is a mirror of.
     fn stood_alone(&self) -> Result<bool, Error> {
         // As `hybrid/owed.rs` has it.
@@ -359,14 +364,14 @@ impl End for LevelEnd {
     }
 
     fn freeze(&mut self, _lease: Duration) -> Result<(), Error> {
-        Ok(())
+        // The closing waits for the disk: the less there is to write by then, the shorter.
+        self.sync()
     }
 
     fn close(&mut self, closing: &Closing) -> Result<bool, Error> {
         self.commit(&[(codec::CLOSING.to_vec(), Some(closing.text().into_bytes()))])?;
         // What was written before it may not be on the disk yet, and it counts only behind that.
-        sync_file_system(&self.dir)
-            .map_err(|source| LevelError::Io { what: format!("sync {}", self.dir.display()), source })?;
+        self.sync()?;
         Ok(true)
     }
 

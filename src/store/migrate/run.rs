@@ -710,7 +710,7 @@ impl Parts<'_> {
         all.append(&mut sessions);
         all.append(&mut puts);
         all.extend(over.into_iter().map(Told::Over));
-        self.put(all)
+        self.put(all, again)
     }
 
     /// Forgets what the source has not any more; whether the target has it.
@@ -719,7 +719,8 @@ impl Parts<'_> {
         !self.fit.has(key)
     }
 
-    fn put(&mut self, told: Vec<Told>) -> Result<(), Error> {
+    /// Puts it there. All that is copied is read back in the end; what comes later is read back at once.
+    fn put(&mut self, told: Vec<Told>, again: Again) -> Result<(), Error> {
         if told.is_empty() {
             return Ok(());
         }
@@ -733,9 +734,13 @@ impl Parts<'_> {
             }
         }
         self.to.put(self.filled, told)?;
-        match self.to.look(&objects, &sessions)? {
+        let there = match again {
+            Again::IfChanged => None,
+            Again::Always => self.to.look(&objects, &sessions)?,
+        };
+        match there {
             Some((_, told)) => note(self.fit, self.target, told),
-            // It has acknowledged it, and that is as much as can be known now.
+            // It has acknowledged it, and that is as much as is known now.
             None => {
                 let keys = objects.into_iter().map(Key::Object).chain(sessions.into_iter().map(Key::Session));
                 for key in keys {
