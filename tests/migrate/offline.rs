@@ -35,6 +35,26 @@ fn everything_goes_over_as_it_is_and_comes_back_so_and_tokens_rise() {
 }
 
 #[test]
+fn a_token_given_after_the_move_is_above_all_before_it_whatever_the_clocks_say() {
+    let server = RedisServer::start();
+    let (mut there, mut back) = (on_redis(&server), on_level());
+    let dir = tempfile::tempdir().unwrap();
+    // Each opening begins an epoch, and epochs are seconds or more: these are far ahead of the clock.
+    stock_in_epochs(dir.path(), 10, 40);
+    migrate(&level(dir.path()), &server.url()).has_moved();
+    there.mount();
+    let before = highest(&facts(&there));
+    fs::File::create_new(there.path("new")).unwrap();
+    let given = token(&there, "new");
+    assert!(given > before, "{given} after {before}");
+    there.unmount();
+    migrate(&server.url(), &level(&back.data_dir())).has_moved();
+    back.mount();
+    fs::File::create_new(back.path("newer")).unwrap();
+    assert!(token(&back, "newer") > given);
+}
+
+#[test]
 fn what_has_moved_is_not_mounted_any_more_and_says_where_it_is() {
     let server = RedisServer::start();
     let mut here = on_level();

@@ -181,7 +181,11 @@ fn move_under_load(source: &Tree, from: &str, to: &str, mut target: Tree) {
         moved.unwrap();
     });
     judge(&history.into_inner().unwrap());
-    // What nobody touched is there.
+    // What was released is nowhere, and what nobody touched is there.
+    for directory in 0..DIRECTORIES {
+        let left: Vec<_> = fs::read_dir(target.path(format!("way-{directory}"))).unwrap().collect();
+        assert!(left.is_empty(), "{left:?}");
+    }
     let others = fs::read_dir(target.path("d0")).unwrap().count();
     assert_eq!(others, 100.min(STOCK));
     assert!(target.path(".sessions/agent-7").exists());
@@ -195,6 +199,8 @@ fn a_mounted_leveldb_goes_to_redis_under_load_and_nothing_is_held_twice() {
     here.mount();
     let there = on_redis(&server);
     move_under_load(&here, &level(&here.data_dir()), &server.url(), there);
+    here.unmount();
+    ended(&mut here.mount_command()).fails(1, "these locks have moved to redis://");
 }
 
 #[test]

@@ -226,9 +226,18 @@ pub(crate) fn token(tree: &Tree, name: &str) -> u64 {
 
 /// Fills the LevelDB in a data directory with so many locks, in directories of a hundred, of sessions of ten.
 pub(crate) fn stock(data_dir: &Path, locks: usize) {
-    let (clock, boot) = (Arc::new(SystemClock), BootId::current().unwrap());
-    let store =
-        LevelStore::open(&data_dir.join("default"), Durability::Process, clock, &boot, (0, 0)).unwrap();
+    stock_in_epochs(data_dir, locks, 1);
+}
+
+/// The same, after it was opened so often.
+pub(crate) fn stock_in_epochs(data_dir: &Path, locks: usize, epochs: usize) {
+    let boot = BootId::current().unwrap();
+    let open = || {
+        let (dir, clock) = (data_dir.join("default"), Arc::new(SystemClock));
+        LevelStore::open(&dir, Durability::Process, clock, &boot, (0, 0)).unwrap()
+    };
+    (1..epochs).for_each(|_| open().close().unwrap());
+    let store = open();
     let made = |outcome| match outcome {
         Reply::Entry(made) => made.ino,
         other => panic!("{other:?}"),

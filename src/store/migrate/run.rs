@@ -455,9 +455,7 @@ impl<'a> Run<'a> {
             }
             let epoch = rest?;
             if !self.from.close(&self.moved)? {
-                // It stood still for too long, and has gone on since.
-                self.from.track()?;
-                self.copy()?;
+                // It stood still for too long, and has gone on since: what changed was noted.
                 continue;
             }
             let stopped = clock.now().boot.since(frozen);
@@ -665,11 +663,9 @@ impl Parts<'_> {
                 Told::Session(session) => match self.fit.session(*session) {
                     Fitted::Put(mut session) => {
                         session.seen = moved(session.seen, now.boot, there);
-                        let key = Key::Session(session.id.clone());
-                        self.source.insert(key.clone(), seen_session(&session));
-                        if again == Again::Always || self.target.get(&key) != self.source.get(&key) {
-                            sessions.push(Told::Session(Box::new(session)));
-                        }
+                        self.source.insert(Key::Session(session.id.clone()), seen_session(&session));
+                        // When it was last seen is in no print.
+                        sessions.push(Told::Session(Box::new(session)));
                     }
                     Fitted::IsThere => {}
                     Fitted::InTheWay(what) => blocking.push(what),
@@ -693,7 +689,9 @@ impl Parts<'_> {
                     record.seen = moved(record.seen, now.boot, there);
                     let key = Key::Object(ino);
                     self.source.insert(key.clone(), seen(&record));
-                    if again == Again::Always || self.target.get(&key) != self.source.get(&key) {
+                    let is_there = self.target.get(&key) == self.source.get(&key);
+                    // Nor is when an advisory file was last used.
+                    if again == Again::Always || !is_there || record.is_advisory() {
                         puts.push(Told::Object(Box::new(record), Note::Told));
                     }
                 }

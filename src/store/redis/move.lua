@@ -133,6 +133,10 @@ function acts.open(why, epoch)
     if meta.epoch <= epoch then begin_epoch(math.max(epoch + 1, math.floor(NOW / 1000000))) end
     meta.events = meta.events + 1
   else
+    -- What the import noted of epochs.
+    for _, token in ipairs(call('ZRANGE', P .. 'past', 0, -1)) do
+      if string.sub(token, 5) == '\255\255\255\255' then call('ZREM', P .. 'past', token) end
+    end
     for _, member in ipairs(call('SMEMBERS', P .. 'before')) do
       local kind, text = string.sub(member, 1, 1), string.sub(member, 2)
       if kind == 'r' then

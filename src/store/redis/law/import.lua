@@ -28,10 +28,27 @@ local function index_entry(o, place, is_there)
   dirty.dirs[place.parent] = true
 end
 
+-- Forgets what a directory says of its entries, where it is not there and the last of them went.
+local function tidy(ino)
+  local key = P .. 'd:' .. ino
+  if not object(ino) and call('HLEN', key) <= 1 then call('UNLINK', key, P .. 'l:' .. ino) end
+end
+
 local function take_out(o)
   for _, place in ipairs(o.places) do index_entry(o, place, false) end
   if o.session ~= '' then call('ZREM', P .. 'h:' .. o.session, o.ino) end
   call('ZREM', P .. 'x', o.ino)
+end
+
+-- Tokens of other epochs were given by another store: whoever says again that it holds something by one of them, and
+-- it is not here, has lost it (`was_given`).
+local function note_epoch(token)
+  local epoch = parse('>I4', token)
+  if epoch == meta.epoch or moves.epochs[epoch] then return end
+  moves.epochs[epoch] = true
+  if not call('ZRANGEBYSCORE', P .. 'past', epoch, epoch)[1] then
+    call('ZADD', P .. 'past', epoch, pack('>I4I4', epoch, 4294967295))
+  end
 end
 
 function moves.o(ino, text, body)
@@ -42,6 +59,7 @@ function moves.o(ino, text, body)
   local o = object(ino)
   if o.size > 0 then call('HSET', P .. 'b', ino, body) elseif old then call('HDEL', P .. 'b', ino) end
   if not old then meta.locks = meta.locks + 1 end
+  note_epoch(o.token)
   for _, place in ipairs(o.places) do index_entry(o, place, true) end
   if o.session ~= '' then call('ZADD', P .. 'h:' .. o.session, o.ttl == 0 and 'inf' or o.ttl, ino) end
   local at = deadline(o)
@@ -57,6 +75,7 @@ function moves.g(ino)
   if old.used then call('UNLINK', P .. 'f:' .. ino) end
   objects[ino] = false
   meta.locks = meta.locks - 1
+  if old.kind == DIRECTORY and not dirty.dirs[ino] then tidy(ino) end
 end
 
 function moves.x(id)
@@ -89,10 +108,8 @@ end
 -- At the end: what directories say of their entries, and how many objects there are.
 function moves.finish()
   for ino in pairs(dirty.dirs) do
-    local key = P .. 'd:' .. ino
-    call('HSET', key, '/', write_directory(directory(ino)))
-    -- The last entry of one that is not there went.
-    if call('HLEN', key) == 1 and not object(ino) then call('UNLINK', key, P .. 'l:' .. ino) end
+    call('HSET', P .. 'd:' .. ino, '/', write_directory(directory(ino)))
+    tidy(ino)
   end
   save_meta()
 end
