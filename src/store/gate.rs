@@ -67,6 +67,12 @@ impl Gate {
         self.noted = Some(Noted { changes: BTreeSet::new(), until: now + lease });
     }
 
+    /// Notes changes for so long from now on; whether none was missed.
+    pub(super) fn keep(&mut self, now: BootTime, lease: Duration) -> bool {
+        let noted = self.noted.as_mut().filter(|noted| noted.until > now);
+        noted.map(|noted| noted.until = now + lease).is_some()
+    }
+
     /// What has changed since the last time; `None` where not all of it was noted. It is noted for as long again.
     pub(super) fn changes(&mut self, now: BootTime, lease: Duration) -> Option<Vec<Change>> {
         let noted = self.noted.as_mut().filter(|noted| noted.until > now)?;
@@ -148,6 +154,7 @@ mod tests {
         assert_eq!(gate.changes(at(0), SECOND), None);
         assert!(!gate.freeze(at(0), SECOND));
         gate.track(at(0), SECOND);
-        assert_eq!(gate.changes(at(1), SECOND), None);
+        assert!(gate.keep(at(0), SECOND * 3) && gate.keep(at(2), SECOND) && !gate.keep(at(3), SECOND));
+        assert_eq!(gate.changes(at(3), SECOND), None);
     }
 }

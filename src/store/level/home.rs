@@ -227,14 +227,21 @@ pub(crate) fn sync_dir(dir: &Path) -> io::Result<()> {
     File::open(dir)?.sync_all()
 }
 
-/// Makes all that was written to the file system of `dir` survive a power cut: syncfs(2).
-pub(crate) fn sync_file_system(dir: &Path) -> io::Result<()> {
-    let dir = File::open(dir)?;
-    // SAFETY: the descriptor is open as long as `dir`.
-    match unsafe { libc::syncfs(dir.as_raw_fd()) } {
-        0 => Ok(()),
-        _ => Err(io::Error::last_os_error()),
+/// Makes all that was acknowledged of the store in `dir` survive a power cut, whatever its durability: what is not in its
+/// journal any more is in the tables, and synced.
+pub(crate) fn sync_journal(dir: &Path) -> io::Result<()> {
+    for entry in fs::read_dir(dir)? {
+        let entry = entry?;
+        let name = entry.file_name();
+        if name == "tail" || name.to_str().and_then(segment_number).is_some() {
+            match File::open(entry.path()).and_then(|file| file.sync_all()) {
+                // It has gone to the tables.
+                Err(error) if error.kind() == ErrorKind::NotFound => {}
+                synced => synced?,
+            }
+        }
     }
+    sync_dir(dir)
 }
 
 /// fdatasync(2).

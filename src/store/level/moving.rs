@@ -13,7 +13,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::codec::{self, Contents};
-use super::home::sync_file_system;
+use super::home::sync_journal;
 use super::log::{self, BatchLog, Opened};
 use super::{LevelError, Write, borrowed, mirror};
 use crate::clock::{BootId, Clock, Now, SystemClock};
@@ -108,11 +108,34 @@ impl LevelEnd {
             is_mirror: false,
         };
         end.is_mirror = end.value(codec::BOOT)?.is_some_and(|boot| boot == mirror::CLOCK.as_bytes());
-        // The whole of it must make a tree, or it is not what can be moved.
         if end.closing()?.is_none() {
-            Contents::verify(end.entries.clone()).map_err(|what| end.damaged(what))?;
+            end.check_whole()?;
         }
         Ok(end)
+    }
+
+    /// Sees to it that it makes a whole: what stands in a directory or is held by a session, of which there is none, is no
+    /// tree that could be moved.
+    fn check_whole(&self) -> Result<(), Error> {
+        let content = || self.entries.iter().filter(|(key, _)| codec::is_of_content(key));
+        let keys: HashSet<&[u8]> = content().map(|(key, _)| key.as_slice()).collect();
+        let is_there = |key: Vec<u8>| keys.contains(key.as_slice());
+        if !keys.is_empty() && !is_there(codec::key_of(Ino::ROOT)) {
+            return Err(self.damaged("the root is missing".to_owned()).into());
+        }
+        let entries: Vec<&Entry> = content().collect();
+        for page in entries.chunks(PAGE) {
+            let page: Vec<Entry> = page.iter().map(|entry| (*entry).clone()).collect();
+            for record in self.contents(&page, self.clock.now())?.records {
+                let parent = record.places.iter().find(|place| !is_there(codec::key_of(place.parent)));
+                let holder = record.session.as_ref().filter(|id| !is_there(codec::key_of_session(id)));
+                if parent.is_some() || holder.is_some() {
+                    let what = format!("inode {} is in a directory or of a session that is missing", record.ino);
+                    return Err(self.damaged(what).into());
+                }
+            }
+        }
+        Ok(())
     }
 
     fn damaged(&self, what: String) -> LevelError {
@@ -187,7 +210,7 @@ impl LevelEnd {
 
     fn sync(&self) -> Result<(), Error> {
         let failed = |source| LevelError::Io { what: format!("sync {}", self.dir.display()), source };
-        Ok(sync_file_system(&self.dir).map_err(failed)?)
+        Ok(sync_journal(&self.dir).map_err(failed)?)
     }
 
     /// Whether a host has granted or released something in the place of the Redis that this is a mirror of.
@@ -356,6 +379,10 @@ impl End for LevelEnd {
 
     fn track(&mut self) -> Result<(), Error> {
         // Nobody else can change it: its directory is locked.
+        Ok(())
+    }
+
+    fn keep(&mut self) -> Result<(), Error> {
         Ok(())
     }
 

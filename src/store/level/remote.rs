@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use super::codec::{self, Contents};
 use super::serve::{Fields, PATIENCE, SOCKET, put_bytes, receive, send};
-use crate::clock::{BootId, Clock, Now, SystemClock};
+use crate::clock::{BootId, BootTime, Clock, Now, SystemClock};
 use crate::lock::{Ino, SessionId};
 use crate::store::StoreError;
 use crate::store::migrate::{Closing, End, Error, Key, Reading};
@@ -28,6 +28,8 @@ pub(in crate::store) struct RemoteEnd {
     clock: Arc<dyn Clock>,
     boot: BootId,
     identity: u64,
+    /// When its changes were last asked for; `None` where they are not noted.
+    tracked: Option<BootTime>,
 }
 
 impl fmt::Debug for RemoteEnd {
@@ -60,7 +62,7 @@ impl RemoteEnd {
         stream.set_write_timeout(Some(PATIENCE)).map_err(system)?;
         let boot = BootId::current().map_err(system)?;
         let clock = Arc::new(SystemClock);
-        let mut end = Self { dir: dir.to_owned(), stream, clock, boot, identity: 0 };
+        let mut end = Self { dir: dir.to_owned(), stream, clock, boot, identity: 0, tracked: None };
         end.identity = end.state()?.identity;
         Ok(Some(end))
     }
@@ -198,6 +200,7 @@ impl End for RemoteEnd {
                 let answer = self.must(&question)?;
                 let (now, told) = self.told(&answer)?;
                 each(now, told)?;
+                self.keep()?;
                 from += PAGE;
             }
         }
@@ -229,10 +232,21 @@ impl End for RemoteEnd {
     }
 
     fn track(&mut self) -> Result<(), Error> {
+        self.tracked = Some(self.clock.now().boot);
         self.with_millis(b't', TRACKED).map(drop)
     }
 
+    fn keep(&mut self) -> Result<(), Error> {
+        let now = self.clock.now().boot;
+        if self.tracked.is_some_and(|then| now.since(then) >= TRACKED / 10) {
+            self.tracked = Some(now);
+            self.with_millis(b'k', TRACKED)?;
+        }
+        Ok(())
+    }
+
     fn changes(&mut self) -> Result<Vec<Change>, Error> {
+        self.tracked = Some(self.clock.now().boot);
         let answer = self.with_millis(b'c', TRACKED)?;
         let (mut fields, mut changes) = (Fields(&answer), Vec::new());
         while !fields.is_empty() {
@@ -250,12 +264,14 @@ impl End for RemoteEnd {
     }
 
     fn close(&mut self, closing: &Closing) -> Result<bool, Error> {
+        self.tracked = None;
         let mut question = b"x".to_vec();
         put_bytes(&mut question, closing.text().as_bytes());
         Ok(self.ask(&question)?.is_some())
     }
 
     fn thaw(&mut self, closing: &Closing) -> Result<(), Error> {
+        self.tracked = None;
         let mut question = b"w".to_vec();
         put_bytes(&mut question, closing.text().as_bytes());
         self.must(&question).map(drop)

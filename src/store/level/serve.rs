@@ -8,6 +8,7 @@
 //! |---|---|---|
 //! | `i` | how it stands | store id, epoch, objects, why it is closed, paths of what is locked |
 //! | `t`, `f` millis | note changes; stand still | nothing |
+//! | `k` millis | go on noting them for so long | nothing |
 //! | `a` `o` or `s` | all objects or sessions, as of now | how many |
 //! | `p` from, to | those of them | entries |
 //! | `l` keys | what they are now | entries, without a value where it is gone |
@@ -26,7 +27,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
-use super::home::sync_file_system;
+use super::home::sync_journal;
 use super::{LevelStore, Write as Put, codec};
 use crate::clock::Now;
 use crate::store::StoreError;
@@ -203,10 +204,14 @@ fn answer(store: &LevelStore, what: u8, fields: &mut Fields<'_>, listed: &mut Ve
             let lease = lease(fields)?;
             store.gate(|gate, _, now| gate.track(now.boot, lease)).map(|()| done(true))
         }
+        b'k' => {
+            let lease = lease(fields)?;
+            store.gate(|gate, _, now| gate.keep(now.boot, lease)).map(done)
+        }
         b'f' => {
             let lease = lease(fields)?;
             // The closing waits for the disk: the less there is to write by then, the shorter.
-            if let Err(error) = sync_file_system(store.journal().dir()) {
+            if let Err(error) = sync_journal(store.journal().dir()) {
                 return Some(Err(StoreError::Failed(format!("sync: {error}"))));
             }
             store.gate(|gate, _, now| gate.freeze(now.boot, lease)).map(done)
@@ -286,7 +291,7 @@ fn close(store: &LevelStore, text: &[u8]) -> Result<bool, StoreError> {
     let put: Put = (codec::CLOSING.to_vec(), Some(text.to_vec()));
     let kept = store.journal().keep(put).and_then(|()| {
         let dir = store.journal().dir();
-        sync_file_system(dir)
+        sync_journal(dir)
             .map_err(|error| StoreError::Failed(format!("sync {}: {error}", dir.display())))
     });
     if kept.is_err() {

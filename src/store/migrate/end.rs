@@ -46,6 +46,9 @@ pub(in crate::store) trait End {
     /// From now on what changes is noted, as long as it is asked for every now and then.
     fn track(&mut self) -> Result<(), Error>;
 
+    /// Says that its changes will be asked for, though that takes a while: to be called every few seconds.
+    fn keep(&mut self) -> Result<(), Error>;
+
     /// What has changed since it was asked last.
     fn changes(&mut self) -> Result<Vec<Change>, Error>;
 

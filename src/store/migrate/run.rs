@@ -421,10 +421,12 @@ impl<'a> Run<'a> {
         let total = self.to.count()?;
         self.watch.begin("verifying", total);
         let (fit, target, watch) = (&self.fit, &mut self.target, &mut *self.watch);
+        let from = &mut self.from;
         target.clear();
         self.to.read(&mut |_, told| {
             watch.advance(told.len() as u64);
             note(fit, target, told);
+            from.keep()?;
             if watch.is_stopped() { Err(Error::Stopped) } else { Ok(()) }
         })
     }

@@ -10,6 +10,7 @@
 step('empty', function()
   if is_foreign() then return 'G' end
   if moves.closed() ~= 'M' .. ARGV[2] then return 'X' .. (meta.move and meta.move.closed or '') end
+  moves.begin(#ARGV + 1)
   local page = call('HSCAN', P .. ARGV[3], ARGV[4], 'COUNT', ARGV[5])
   local gone = 0
   for i = 1, #page[2], 2 do

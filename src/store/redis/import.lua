@@ -12,6 +12,7 @@
 step('import', function()
   if is_foreign() then return 'G' end
   if moves.closed() ~= 'M' .. ARGV[2] then return 'X' .. (meta.move and meta.move.closed or '') end
+  moves.begin(3)
   for i = 3, #ARGV, 4 do moves[ARGV[i]](ARGV[i + 1], ARGV[i + 2], ARGV[i + 3]) end
   moves.finish()
   return answer('')

@@ -7,8 +7,8 @@
 -- Invariant: what is closed has been frozen until that very step, and all that changed was asked for before. So nobody
 -- is granted anything between the last look of the migration and its end.
 --
--- ARGV[2]  'state', 'track', 'changes', 'freeze', 'thaw', 'close', 'fill', 'before' or 'open'
--- ARGV[3]  with 'track', 'changes' and 'freeze' for how many microseconds; with 'close' and 'fill' why nothing is done
+-- ARGV[2]  'state', 'track', 'keep', 'changes', 'freeze', 'thaw', 'close', 'fill', 'before' or 'open'
+-- ARGV[3]  with 'track', 'keep', 'changes' and 'freeze' for how many microseconds; with 'close' and 'fill' why nothing is done
 --          from then on; with 'thaw' and 'open' what was said so
 -- ARGV[4]  with 'fill' what may be said already; with 'open' an epoch above which the next one must be
 -- ARGV[5]  with 'fill' '1' to keep nothing of what is there
@@ -64,6 +64,13 @@ function acts.changes(lease)
   local text = listed('changed')
   call('UNLINK', P .. 'changed')
   return replied(text)
+end
+
+function acts.keep(lease)
+  if moves.closed() then return 'X' .. meta.move.closed end
+  if not meta.move or meta.move.tracked <= NOW then return 'X' end
+  meta.move.tracked = NOW + lease
+  return replied('')
 end
 
 function acts.freeze(lease)

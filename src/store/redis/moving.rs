@@ -45,6 +45,8 @@ pub(in crate::store) struct RedisEnd {
     /// The server's clock less ours, in nanoseconds.
     offset: i128,
     generation: Option<Generation>,
+    /// When its changes were last asked for; `None` where they are not noted.
+    tracked: Option<BootTime>,
 }
 
 impl RedisEnd {
@@ -72,6 +74,7 @@ impl RedisEnd {
             clock,
             offset: 0,
             generation: None,
+            tracked: None,
         };
         end.generation = end.find(is_founded).map_err(&failed)?;
         if end.generation.is_some() {
@@ -351,6 +354,7 @@ impl End for RedisEnd {
             loop {
                 let (now, next, told) = self.page(kind, &cursor)?;
                 each(now, told)?;
+                self.keep()?;
                 if next == b"0" {
                     break;
                 }
@@ -380,10 +384,21 @@ impl End for RedisEnd {
     }
 
     fn track(&mut self) -> Result<(), Error> {
+        self.tracked = Some(self.clock.now().boot);
         self.must(&[b"track", micros(TRACKED).as_bytes()]).map(drop)
     }
 
+    fn keep(&mut self) -> Result<(), Error> {
+        let now = self.clock.now().boot;
+        if self.tracked.is_some_and(|then| now.since(then) >= TRACKED / 10) {
+            self.tracked = Some(now);
+            self.must(&[b"keep", micros(TRACKED).as_bytes()])?;
+        }
+        Ok(())
+    }
+
     fn changes(&mut self) -> Result<Vec<Change>, Error> {
+        self.tracked = Some(self.clock.now().boot);
         let text = self.must(&[b"changes", micros(TRACKED).as_bytes()])?;
         let mut reader = Reader::new(&text);
         let mut changes = Vec::new();
@@ -402,6 +417,7 @@ impl End for RedisEnd {
     }
 
     fn close(&mut self, closing: &Closing) -> Result<bool, Error> {
+        self.tracked = None;
         match self.act(&[b"close", closing.text().as_bytes()]).map_err(|error| self.failed(error))? {
             (_, Answer::Done(_)) => Ok(true),
             (_, Answer::Closed(why)) if why.is_empty() => Ok(false),
@@ -410,6 +426,7 @@ impl End for RedisEnd {
     }
 
     fn thaw(&mut self, closing: &Closing) -> Result<(), Error> {
+        self.tracked = None;
         self.must(&[b"thaw", closing.text().as_bytes()]).map(drop)
     }
 

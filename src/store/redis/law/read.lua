@@ -503,7 +503,6 @@ local function start(keys, args)
   WALL = pack('>I4I4I4', 0, clock[1], clock[2] * 1000)
   meta, objects, sessions, dirs, held = nil, {}, {}, {}, {}
   mounts.known, shares.known, queues.known, queues.lines = {}, {}, {}, {}
-  moves.epochs = {}
 end
 
 -- Makes a function that only looks, for the daemon to call by its name. One for copies looks into what is closed, too.
