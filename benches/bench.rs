@@ -15,7 +15,8 @@
 //! channel and beside JuiceFS; flock(2) where nobody waits; and what a crowd of a thousand who wait costs.
 //!
 //! `--quick` does the same with smaller numbers in less than a minute; `--only WORD` one part of it (`pairs`,
-//! `requests`, `million`, `redis`, `redis-million`, `hybrid`, `waiting`). The program runs itself as the client, as the null
+//! `requests`, `million`, `redis`, `redis-million`, `hybrid`, `migrate`, `waiting`). The program runs itself as the client, as
+//! the null
 //! file system, as the raw floor and as those who wait.
 
 #[path = "bench/board.rs"]
@@ -32,6 +33,8 @@ mod figures;
 mod flocks;
 #[path = "bench/handover.rs"]
 mod handover;
+#[path = "bench/migrate.rs"]
+mod migrate;
 #[path = "bench/million.rs"]
 mod million;
 #[path = "bench/million_on_redis.rs"]
@@ -176,6 +179,9 @@ fn measure(options: &[&str]) -> io::Result<()> {
     }
     if is_wanted("hybrid") {
         on_hybrid::measure(&extent)?;
+    }
+    if is_wanted("migrate") {
+        migrate::measure(&extent)?;
     }
     if is_wanted("waiting") {
         flocks::measure(&extent)?;

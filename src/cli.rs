@@ -14,6 +14,7 @@ mod fresh;
 mod hook;
 mod json;
 mod ls;
+mod migrate;
 mod mount;
 mod mount_helper;
 mod mounts;
@@ -155,6 +156,7 @@ enum Command {
     Path(path::PathOf),
     Hook(hook::Hook),
     Check(check::Check),
+    Migrate(Box<migrate::Migrate>),
 }
 
 impl Command {
@@ -174,6 +176,7 @@ impl Command {
             Self::Path(command) => command.perform(),
             Self::Hook(command) => command.perform(),
             Self::Check(command) => command.perform(),
+            Self::Migrate(command) => command.perform(),
         }
     }
 }
@@ -210,7 +213,7 @@ fn command() -> clap::Command {
             Some(default) => format!("[env: {}] [default: {default}]", setting.env.join(", ")),
             None => format!("[env: {}]", setting.env.join(", ")),
         };
-        for name in ["mount", "check"] {
+        for name in ["mount", "check", "migrate"] {
             command = command.mut_subcommand(name, |subcommand| {
                 subcommand.mut_args(|arg| {
                     if arg.get_long() != Some(setting.name) {

@@ -9,6 +9,7 @@
 mod listen;
 mod options;
 mod redis;
+mod side;
 mod sources;
 
 use std::ffi::{CStr, OsStr};
@@ -18,6 +19,7 @@ use std::str::FromStr;
 
 pub use self::listen::Listen;
 pub use self::redis::RedisSettings;
+pub use self::side::TypedSide;
 use crate::lock::Ttl;
 use crate::store::Durability;
 use crate::store::hybrid::Policy;

@@ -1,8 +1,8 @@
 //! The process that serves a mount: opens the store, takes up what this host holds, mounts, tends, and ends
 //! on SIGTERM or SIGINT or when someone unmounts.
 //!
-//! Order of the start: the port for metrics, store, service, take-up, mount, tending, waking, metrics, watch. Order of
-//! the end: the mount first, so that nobody is answered any more, then the watch, metrics, tending, waking, the store.
+//! Order of the start: the port for metrics, store, its socket for migrations, service, take-up, mount, tending, waking,
+//! metrics, watch. Order of the end: the mount first, so that nobody is answered any more, then the watch, metrics, tending, waking, the store.
 //!
 //! Where a service manager restarts the daemon, and on SIGHUP, the mount stays, and another daemon goes on with it: see
 //! `heritage.rs`. This one then ends in the order watch, requests, metrics, tending, waking, store; who waits is left
@@ -28,7 +28,7 @@ use crate::fs::{About, Began, Connection, Ledger, LedgerState, LockFs};
 use crate::fuse::{Mount, MountError, MountFlag, MountOptions};
 use crate::locks::{HostId, HostIdError, LockService, Processes, Tending, Waking, machine_id};
 use crate::store::hybrid::{self, HybridStore, OpenError};
-use crate::store::level::{LevelError, LevelStore};
+use crate::store::level::{LevelError, LevelStore, Serving};
 use crate::store::redis::{Address, Options, Place, RedisStore};
 use crate::store::{LockStore, StoreError, Tenure};
 use ending::{Ending, Helpers, Signals};
@@ -164,21 +164,18 @@ fn serve_to(
     manager.starting(format_args!("opening the {} store", settings.backend));
     let port = settings.metrics.map(|listen| Port::open(listen.address()));
     let port = port.transpose().map_err(|error| network_is_allowed().err().unwrap_or(error))?;
-    let store = open_for(settings, &beginning, clock)?;
+    let (store, moving) = open_for(settings, &beginning, clock)?;
     let served =
         serve_store(settings, Arc::clone(&store), beginning, port, (signals, successor), manager, ready);
     manager.stopping();
+    drop(moving);
     let closed = store.close();
     served?;
     Ok(closed?)
 }
 
 /// Opens the store. Where there is a mount whose users wait, it may be out of reach for a while.
-fn open_for(
-    settings: &Settings,
-    beginning: &Beginning,
-    clock: Arc<dyn Clock>,
-) -> Result<Arc<dyn LockStore>, Error> {
+fn open_for(settings: &Settings, beginning: &Beginning, clock: Arc<dyn Clock>) -> Result<Open, Error> {
     let deadline = clock.now().boot + PATIENCE;
     loop {
         match open(settings, beginning.tenure, Arc::clone(&clock)) {
@@ -274,7 +271,10 @@ fn serve_store(
     Ok(served?)
 }
 
-fn open(settings: &Settings, tenure: Tenure, clock: Arc<dyn Clock>) -> Result<Arc<dyn LockStore>, Error> {
+/// A store, and the thread that lets migrations copy it where only this process can.
+type Open = (Arc<dyn LockStore>, Option<Serving>);
+
+fn open(settings: &Settings, tenure: Tenure, clock: Arc<dyn Clock>) -> Result<Open, Error> {
     // SAFETY: geteuid(2) and getegid(2) take nothing and can't fail.
     let owner = unsafe { (libc::geteuid(), libc::getegid()) };
     if let Some(RedisSettings { endpoint, acks }) = &settings.redis {
@@ -302,15 +302,21 @@ fn open(settings: &Settings, tenure: Tenure, clock: Arc<dyn Clock>) -> Result<Ar
                 policy: settings.on_outage,
             };
             return match HybridStore::open(&options, clock) {
-                Ok(store) => Ok(Arc::new(store)),
+                Ok(store) => Ok((Arc::new(store), None)),
                 Err(OpenError::Mirror(error)) => Err(error.into()),
                 Err(OpenError::Store(error)) => Err(error.into()),
             };
         }
-        return Ok(Arc::new(RedisStore::open(&options, clock)?));
+        return Ok((Arc::new(RedisStore::open(&options, clock)?), None));
     }
     let boot = BootId::current()?;
-    Ok(Arc::new(LevelStore::open(&settings.store_dir(), settings.durability, clock, &boot, owner)?))
+    let dir = settings.store_dir();
+    let store = Arc::new(LevelStore::open(&dir, settings.durability, clock, &boot, owner)?);
+    let moving = Serving::start(Arc::clone(&store), &dir);
+    if let Err(error) = &moving {
+        log::warn!("these locks can't be migrated while they are mounted: {}/socket: {error}", dir.display());
+    }
+    Ok((store, moving.ok()))
 }
 
 /// Whether a service may use the network at all, which its unit says: `RestrictAddressFamilies=` of systemd.exec(5).

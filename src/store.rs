@@ -3,11 +3,13 @@
 //! One law, several executors. A step that is refused by the law is an [`Outcome`]; an `Err` always means
 //! "we do not know, or can't": it is never to be read as free or as held.
 
+mod gate;
 mod health;
 pub mod hybrid;
 pub mod level;
 mod local;
 mod memory;
+pub mod migrate;
 pub mod redis;
 mod seats;
 

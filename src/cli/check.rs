@@ -69,6 +69,6 @@ pub(super) fn exit_of(error: &LevelError) -> Exit {
     match error {
         LevelError::Busy { .. } | LevelError::NoSpace { .. } | LevelError::Failed(_) => Exit::Unavailable,
         LevelError::Damaged { .. } | LevelError::Newer { .. } | LevelError::Foreign { .. } => Exit::Damaged,
-        LevelError::Absent { .. } | LevelError::Io { .. } => Exit::Failed,
+        LevelError::Absent { .. } | LevelError::Closed { .. } | LevelError::Io { .. } => Exit::Failed,
     }
 }

@@ -183,6 +183,7 @@ impl HybridStore {
             &options.dir,
             options.durability,
             Arc::clone(&clock) as Arc<dyn Clock>,
+            &redis::place(&options.redis.endpoint, &options.redis.namespace),
             options.redis.owner,
         )?;
         let owed = Owed::open(&options.state).map_err(failed)?;
@@ -331,6 +332,8 @@ impl Pair {
                 standing.machine.hear(now, Signal::Answer);
             }
             let signal = match (&pulse.gone, standing.machine.state()) {
+                // What has moved is granted elsewhere.
+                _ if pulse.is_closed => Signal::Answer,
                 (Some(_), _) => Signal::Silence,
                 // Whatever was answered: it is there when its keeper says so.
                 (None, State::Doubt | State::Alone) => Signal::Handshake,

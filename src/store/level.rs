@@ -14,6 +14,8 @@
 //!
 //! Numbers of keys are of 8 bytes, big-endian. The five last came with version 2.
 //!
+//! What a migration leaves besides stands in `moving.rs`.
+//!
 //! A step is acknowledged once its changes are in the log. Several threads that wait share one write: whoever
 //! comes first takes what all of them queued. After an error of the log the memory may be ahead of the disk,
 //! so the store takes no step any more until it is opened again; what is read goes on.
@@ -27,8 +29,11 @@ mod home;
 mod journal;
 mod log;
 mod mirror;
+mod moving;
 mod overlay;
+mod remote;
 mod scan;
+mod serve;
 mod space;
 mod tables;
 mod tail;
@@ -42,8 +47,12 @@ pub use self::error::LevelError;
 pub use self::log::Report;
 pub(crate) use self::log::set_aside;
 use self::log::{BatchLog, Opened};
+pub(in crate::store) use self::moving::LevelEnd;
+pub(in crate::store) use self::remote::RemoteEnd;
+pub use self::serve::Serving;
 use self::space::{Space, Writer};
 use super::local::{Journal, Seated, TableStore};
+use super::migrate::Closing;
 use super::{Durability, Fact, Health, State, StoreError, Value};
 use crate::clock::{BootId, Clock, Now};
 use crate::table::{Change, Command, LockTable};
@@ -68,6 +77,54 @@ pub struct LevelJournal {
     space: Mutex<Space>,
     queue: Mutex<Queue>,
     writer: Mutex<Writing>,
+    /// What tells the store from all others.
+    store: u64,
+    /// Why it is closed, as it is kept.
+    closing: Mutex<Option<String>>,
+}
+
+impl LevelJournal {
+    fn new(dir: &Path, durability: Durability, log: BatchLog) -> Result<Self, LevelError> {
+        let space = Space::of(dir)
+            .map_err(|source| LevelError::Io { what: format!("stat {}", dir.display()), source })?;
+        Ok(Self {
+            dir: dir.to_owned(),
+            durability,
+            space: Mutex::new(space),
+            queue: Mutex::default(),
+            store: log.store(),
+            writer: Mutex::new(Writing { log: Some(log), kept: 0, failed: None }),
+            closing: Mutex::default(),
+        })
+    }
+
+    fn dir(&self) -> &Path {
+        &self.dir
+    }
+
+    fn store(&self) -> u64 {
+        self.store
+    }
+
+    /// Why the store is closed.
+    fn closing(&self) -> Option<String> {
+        locked(&self.closing).clone()
+    }
+
+    fn note_closing(&self, closing: Option<String>) {
+        *locked(&self.closing) = closing;
+    }
+
+    /// Keeps what is no change of the table, behind all that was decided before.
+    fn keep(&self, write: Write) -> Result<(), StoreError> {
+        let step = {
+            let mut queue = locked(&self.queue);
+            queue.writes.push(write);
+            queue.last += 1;
+            queue.last
+        };
+        self.commit(step)
+    }
 }
 
 /// What was decided and is not written.
@@ -104,6 +161,9 @@ impl LevelStore {
         let damaged = |what: String| LevelError::Damaged { dir: dir.to_owned(), what };
         let now = clock.now();
         let mut kept = codec::Contents::read(entries, now, boot).map_err(damaged)?;
+        if let Some(why) = kept.closing {
+            return Err(LevelError::Closed { dir: dir.to_owned(), why: Closing::shown(&why) });
+        }
         // While no daemon was there, nobody could see a holder alive, and nobody could be granted what it
         // held: that time does not count. Whoever takes up the store says which jobs have ended.
         for session in &mut kept.sessions {
@@ -140,16 +200,7 @@ impl LevelStore {
             }
             log.commit(&[(codec::BOOT, Some(boot.as_str().as_bytes()))])?;
         }
-        let space = Space::of(dir)
-            .map_err(|source| LevelError::Io { what: format!("stat {}", dir.display()), source })?;
-        let journal = LevelJournal {
-            dir: dir.to_owned(),
-            durability,
-            space: Mutex::new(space),
-            queue: Mutex::default(),
-            writer: Mutex::new(Writing { log: Some(log), kept: 0, failed: None }),
-        };
-        Ok(Self::new(table, clock, journal, kept.answers))
+        Ok(Self::new(table, clock, LevelJournal::new(dir, durability, log)?, kept.answers))
     }
 }
 

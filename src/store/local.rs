@@ -12,6 +12,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use super::gate::{Gate, Passing};
 use super::seats::{Answered, Answers, SeatId, Seats};
 use super::{Health, LockStore, State as Condition, StoreError, Wakes};
 use crate::clock::{Clock, Now};
@@ -81,6 +82,8 @@ pub struct TableStore<J> {
     ends_wakes: AtomicBool,
     /// Says that there are more of them.
     woken: Condvar,
+    /// Says that the gate has changed.
+    thawed: Condvar,
 }
 
 #[derive(Debug)]
@@ -90,13 +93,14 @@ struct State {
     /// The number of the oldest event kept.
     first_event: u64,
     answers: Answers,
+    gate: Gate,
 }
 
 impl<J: Journal> TableStore<J> {
     /// A store of `table`, whose changes go to `journal`.
     pub(super) fn new(table: LockTable, clock: Arc<dyn Clock>, journal: J, answered: Vec<Answered>) -> Self {
         let answers = Answers::new(table.last_token().epoch(), clock.now().boot, answered);
-        let state = State { table, events: VecDeque::new(), first_event: 1, answers };
+        let state = State { table, events: VecDeque::new(), first_event: 1, answers, gate: Gate::default() };
         Self {
             state: Mutex::new(state),
             clock,
@@ -105,14 +109,51 @@ impl<J: Journal> TableStore<J> {
             wakes: Mutex::default(),
             ends_wakes: AtomicBool::new(false),
             woken: Condvar::new(),
+            thawed: Condvar::new(),
+        }
+    }
+
+    /// The journal.
+    pub(super) fn journal(&self) -> &J {
+        &self.journal
+    }
+
+    /// Asks or tells the gate something, with what the table is then.
+    pub(super) fn gate<T>(&self, act: impl FnOnce(&mut Gate, &LockTable, Now) -> T) -> Result<T, StoreError> {
+        let mut state = self.state()?;
+        let State { gate, table, .. } = &mut *state;
+        let answer = act(gate, table, self.clock.now());
+        self.thawed.notify_all();
+        Ok(answer)
+    }
+
+    /// The table, once a step may pass.
+    fn passed(&self) -> Result<MutexGuard<'_, State>, StoreError> {
+        let mut state = self.state()?;
+        loop {
+            match state.gate.passing(self.clock.now().boot) {
+                Passing::Now => return Ok(state),
+                Passing::Never(why) => return Err(StoreError::Unavailable(why)),
+                Passing::After(wait) => {
+                    let waited = self.thawed.wait_timeout(state, wait);
+                    state = waited.map_err(|_| bug())?.0;
+                }
+            }
+        }
+    }
+
+    /// What is asked of the table: of one that is closed nobody knows what is true by now.
+    fn ask<T>(&self, ask: impl FnOnce(&LockTable, Now) -> T) -> Result<T, StoreError> {
+        let state = self.state()?;
+        match state.gate.closed() {
+            Some(why) => Err(StoreError::Unavailable(why.to_owned())),
+            None => Ok(ask(&state.table, self.clock.now())),
         }
     }
 
     /// A panic under the mutex may have left a step half done: from then on the store has failed.
     fn state(&self) -> Result<MutexGuard<'_, State>, StoreError> {
-        self.state.lock().map_err(|_| {
-            StoreError::Failed("a step ended in a bug: restart lockfs, and report it with the log".to_owned())
-        })
+        self.state.lock().map_err(|_| bug())
     }
 
     /// Takes back what was given and not kept: its caller is told that it has not got it.
@@ -149,6 +190,7 @@ impl<J: Journal> TableStore<J> {
             for command in &undo {
                 let step = state.table.execute(now, command);
                 state.remember(step.events);
+                state.gate.note(&step.changes, now.boot);
                 self.tell(step.wakes);
                 changes.extend(step.changes);
             }
@@ -233,6 +275,11 @@ fn only_lets_go(command: &Command) -> bool {
     )
 }
 
+/// A step panicked under the mutex.
+fn bug() -> StoreError {
+    StoreError::Failed("a step ended in a bug: restart lockfs, and report it with the log".to_owned())
+}
+
 impl State {
     /// Forgets what no request is asked for any more.
     fn forget_old(&mut self, now: Now, command: &Command) -> Vec<SeatId> {
@@ -258,11 +305,12 @@ impl<J: Journal> LockStore for TableStore<J> {
         }
         self.journal.admit(command)?;
         let (outcome, kept, seat) = {
-            let mut state = self.state()?;
+            let mut state = self.passed()?;
             let now = self.clock.now();
             let step = state.table.execute(now, command);
             step.events.iter().for_each(|event| log::debug!("{event}"));
             state.remember(step.events);
+            state.gate.note(&step.changes, now.boot);
             self.tell(step.wakes);
             let answered = self.answered(&state, request, command, &step.outcome, &step.changes);
             let old = state.forget_old(now, command);
@@ -316,19 +364,23 @@ impl<J: Journal> LockStore for TableStore<J> {
     }
 
     fn lookup(&self, spot: &Spot) -> Result<Option<Attributes>, StoreError> {
-        self.read(|table, now| table.lookup(now, spot))
+        self.ask(|table, now| table.lookup(now, spot))
     }
 
     fn stat(&self, ino: Ino) -> Result<Option<Attributes>, StoreError> {
-        self.read(|table, now| table.stat(now, ino))
+        // `.lockfs/status` stands in the root, and says why it is closed.
+        if ino == Ino::ROOT {
+            return self.read(|table, now| table.stat(now, ino));
+        }
+        self.ask(|table, now| table.stat(now, ino))
     }
 
     fn view(&self, ino: Ino) -> Result<Option<View>, StoreError> {
-        self.read(|table, now| table.view(now, ino))
+        self.ask(|table, now| table.view(now, ino))
     }
 
     fn list(&self, ino: Ino, after: Option<Token>, limit: usize) -> Result<Option<Vec<Entry>>, StoreError> {
-        self.read(|table, now| table.list(now, ino, after, limit))
+        self.ask(|table, now| table.list(now, ino, after, limit))
     }
 
     fn list_held(
@@ -338,27 +390,27 @@ impl<J: Journal> LockStore for TableStore<J> {
         after: Option<Token>,
         limit: usize,
     ) -> Result<Vec<Entry>, StoreError> {
-        self.read(|table, now| table.list_held(now, id, ino, after, limit))
+        self.ask(|table, now| table.list_held(now, id, ino, after, limit))
     }
 
     fn session(&self, id: &SessionId) -> Result<Option<Session>, StoreError> {
-        self.read(|table, now| table.session(now, id))
+        self.ask(|table, now| table.session(now, id))
     }
 
     fn session_by_number(&self, ino: Ino) -> Result<Option<Session>, StoreError> {
-        self.read(|table, now| table.session_by_number(now, ino))
+        self.ask(|table, now| table.session_by_number(now, ino))
     }
 
     fn list_sessions(&self, after: Option<Ino>, limit: usize) -> Result<Vec<Session>, StoreError> {
-        self.read(|table, now| table.list_sessions(now, after, limit))
+        self.ask(|table, now| table.list_sessions(now, after, limit))
     }
 
     fn shortest_ttls(&self, ids: &[SessionId]) -> Result<Vec<Option<Ttl>>, StoreError> {
-        self.read(|table, _| ids.iter().map(|id| table.shortest_ttl(id)).collect())
+        self.ask(|table, _| ids.iter().map(|id| table.shortest_ttl(id)).collect())
     }
 
     fn queue(&self, spot: &Spot) -> Result<Vec<Waiter>, StoreError> {
-        self.read(|table, now| table.queue(now, spot))
+        self.ask(|table, now| table.queue(now, spot))
     }
 
     fn mounts(&self) -> Result<Vec<Mount>, StoreError> {
@@ -391,7 +443,10 @@ impl<J: Journal> LockStore for TableStore<J> {
     }
 
     fn health(&self) -> Health {
-        let health = self.journal.health();
+        let mut health = self.journal.health();
+        if let Ok(Some(why)) = self.gate(|gate, _, _| gate.closed().map(str::to_owned)) {
+            health.state = Condition::Failed(why);
+        }
         match self.counts() {
             Ok(counts) => Health { counts: Some(counts), ..health },
             Err(error) => Health { state: Condition::Failed(error.to_string()), ..health },

@@ -28,6 +28,8 @@
 //! | `r` | sorted set | until when something is reserved for whom |
 //! | `q:DAEMON` | hash | the last answer to each request under way; behind `k` what the kernel calls it; under `/` who serves the mount since |
 //! | `a:MOUNT` | set | the keys of answers of the daemons that served a mount |
+//! | `changed` | set | while a migration copies the namespace: objects (`o`) and sessions (`s`) that changed since it asked |
+//! | `before` | set | while a migration fills the namespace: what was there before, in the same way |
 //!
 //! No key of locks has an expiry of the server's: a part that goes by itself would tear the tree, and servers
 //! evict what has one first (`volatile-*`). A lock past its deadline is dead for every script, and any daemon
@@ -44,6 +46,7 @@ mod handshake;
 mod keeper;
 mod link;
 mod meters;
+mod moving;
 mod opens;
 mod orphan;
 mod primary;
@@ -71,6 +74,7 @@ pub(super) use beside::Dropped;
 pub use endpoint::{Acks, Address, Database, Endpoint, Login, Node, Place, Secret, Tls};
 pub use handshake::Server;
 pub use link::{Fault, Link, LinkError};
+pub(in crate::store) use moving::{RedisEnd, place};
 pub use primary::{Generation, Primary, Unreachable};
 
 use super::{EventPage, Health, LockStore, StoreError, Tenure, Wakes};
@@ -152,6 +156,7 @@ impl RedisStore {
     pub fn open(options: &Options, clock: Arc<dyn Clock>) -> Result<Self, StoreError> {
         let store = Self::prepare(options, clock)?;
         store.keeper.settle()?;
+        store.refuse_closed()?;
         store.warn();
         store.start().map_err(|error| StoreError::Failed(error.to_string()))?;
         Ok(store)
@@ -208,6 +213,11 @@ impl RedisStore {
         ];
         self.threads.lock().unwrap_or_else(PoisonError::into_inner).extend(threads);
         Ok(())
+    }
+
+    /// A namespace that has moved, or is being filled, is nothing to mount.
+    fn refuse_closed(&self) -> Result<(), StoreError> {
+        self.requests.known(|known| known.closed.clone()).map_or(Ok(()), |why| Err(StoreError::Failed(why)))
     }
 
     /// Says what the server is set to that puts locks at risk.

@@ -209,6 +209,14 @@ impl LockTable {
         (kept.copied().collect(), self.sessions.keys().cloned().collect())
     }
 
+    /// Paths of what somebody has locked by flock(2) or fcntl(2).
+    pub fn locked(&self, now: Now) -> Vec<LockPath> {
+        let is_locked = |ino: &&Ino| self.grants(now, **ino).next().is_some();
+        let mut locked: Vec<Ino> = self.shares.keys().filter(is_locked).copied().collect();
+        locked.sort_unstable();
+        locked.into_iter().map(|ino| self.path_of(ino)).collect()
+    }
+
     /// The last token given.
     pub fn last_token(&self) -> Token {
         self.last_token

@@ -62,6 +62,12 @@ impl Tree {
         Self { dir, daemon: None, options, environment }
     }
 
+    /// Sets a variable of the daemon's environment, for the next mount.
+    pub fn set(&mut self, key: &str, value: &str) {
+        self.environment.retain(|(other, _)| other != key);
+        self.environment.push((key.to_owned(), value.to_owned()));
+    }
+
     /// The root of the tree.
     pub fn root(&self) -> PathBuf {
         self.dir.path().join("locks")

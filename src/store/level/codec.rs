@@ -15,6 +15,7 @@ use crate::clock::{BootId, BootTime, Now, WallTime};
 use crate::lock::{
     Body, Ino, Job, Login, Name, Origin, Place, Record, Session, SessionId, SessionKind, Token, Ttl,
 };
+use crate::store::migrate::Key;
 use crate::store::seats::{Answered, SeatId};
 use crate::table::{Belongings, Change, LockTable};
 
@@ -22,6 +23,10 @@ use crate::table::{Belongings, Change, LockTable};
 pub(super) const EPOCH: &[u8] = b"mepoch";
 /// The key of the boot.
 pub(super) const BOOT: &[u8] = b"mboot";
+/// The key of why the store is not opened any more (`moving.rs`).
+pub(super) const CLOSING: &[u8] = b"mclosing";
+/// The key of what a store was before it was filled.
+pub(super) const BEFORE: &[u8] = b"mbefore";
 const OBJECT: u8 = b'o';
 const SESSION: u8 = b's';
 const NAMELESS: u8 = b'u';
@@ -32,29 +37,15 @@ const ANSWER: u8 = b'a';
 
 /// What a change comes to in the log.
 pub(super) fn write(table: &LockTable, change: &Change, now: Now) -> Write {
-    match change {
-        Change::Object(ino) => (key_of(*ino), table.record(*ino).map(|record| encode_record(record, now))),
-        Change::Session(id) => {
-            let mut key = vec![SESSION];
-            key.extend_from_slice(id.as_str().as_bytes());
-            (key, table.session_record(id).map(|session| encode_session(session, now)))
-        }
-        Change::Nameless(ino) => {
-            let nameless = table.nameless(*ino);
-            (numbered(NAMELESS, &[ino.as_u64()]), nameless.map(|kept| mounts::encode_nameless(kept, now)))
-        }
-        Change::Mount(mount) => {
-            let lease = table.lease(*mount);
-            (numbered(LEASE, &[mount.as_u64()]), lease.map(|lease| mounts::encode_lease(lease, now)))
-        }
-        Change::Share(ino, mount) => (
-            numbered(SHARE, &[ino.as_u64(), mount.as_u64()]),
-            table.share(*ino, *mount).map(mounts::encode_share),
-        ),
-        Change::Wait(id) => {
-            (numbered(WAIT, &[id.mount.as_u64(), id.request]), table.wait(*id).map(mounts::encode_wait))
-        }
-    }
+    let value = match change {
+        Change::Object(ino) => table.record(*ino).map(|record| encode_record(record, now)),
+        Change::Session(id) => table.session_record(id).map(|session| encode_session(session, now)),
+        Change::Nameless(ino) => table.nameless(*ino).map(|kept| mounts::encode_nameless(kept, now)),
+        Change::Mount(mount) => table.lease(*mount).map(|lease| mounts::encode_lease(lease, now)),
+        Change::Share(ino, mount) => table.share(*ino, *mount).map(mounts::encode_share),
+        Change::Wait(id) => table.wait(*id).map(mounts::encode_wait),
+    };
+    (key(change), value)
 }
 
 /// A key of numbers, each big-endian.
@@ -75,8 +66,54 @@ pub(super) fn is_numbered(key: &[u8]) -> bool {
     matches!(key.first(), Some(&(OBJECT | NAMELESS | LEASE | SHARE | WAIT | ANSWER)))
 }
 
+/// The key of what a change is of.
+pub(super) fn key(change: &Change) -> Vec<u8> {
+    match change {
+        Change::Object(ino) => key_of(*ino),
+        Change::Session(id) => key_of_session(id),
+        Change::Nameless(ino) => numbered(NAMELESS, &[ino.as_u64()]),
+        Change::Mount(mount) => numbered(LEASE, &[mount.as_u64()]),
+        Change::Share(ino, mount) => numbered(SHARE, &[ino.as_u64(), mount.as_u64()]),
+        Change::Wait(id) => numbered(WAIT, &[id.mount.as_u64(), id.request]),
+    }
+}
+
+/// What a record comes to in the log.
+pub(super) fn entry_of(record: &Record, now: Now) -> Write {
+    (key_of(record.ino), Some(encode_record(record, now)))
+}
+
+/// What a session comes to in the log.
+pub(super) fn entry_of_session(session: &Session, now: Now) -> Write {
+    (key_of_session(&session.id), Some(encode_session(session, now)))
+}
+
+/// Whether it is the key of an object or a session.
+pub(super) fn is_of_content(key: &[u8]) -> bool {
+    matches!(key.first(), Some(&(OBJECT | SESSION)))
+}
+
+/// Whether it is the key of an object.
+pub(super) fn is_of_object(key: &[u8]) -> bool {
+    key.first() == Some(&OBJECT)
+}
+
+/// What a key is of.
+pub(super) fn parse_key(key: &[u8]) -> Option<Key> {
+    match key.split_first()? {
+        (&OBJECT, number) => Some(Key::Object(Ino::from_u64(u64::from_be_bytes(number.try_into().ok()?)))),
+        (&SESSION, id) => SessionId::parse(id).ok().map(Key::Session),
+        _ => None,
+    }
+}
+
+/// The key of a session.
+pub(super) fn key_of_session(id: &SessionId) -> Vec<u8> {
+    [&[SESSION][..], id.as_str().as_bytes()].concat()
+}
+
 /// The key of an object.
-fn key_of(ino: Ino) -> Vec<u8> {
+pub(super) fn key_of(ino: Ino) -> Vec<u8> {
     numbered(OBJECT, &[ino.as_u64()])
 }
 
@@ -85,6 +122,8 @@ fn key_of(ino: Ino) -> Vec<u8> {
 pub(super) struct Contents {
     pub(super) epoch: Option<u32>,
     pub(super) boot: Option<BootId>,
+    /// Why it is not to be opened.
+    pub(super) closing: Option<Vec<u8>>,
     pub(super) records: Vec<Record>,
     pub(super) sessions: Vec<Session>,
     pub(super) belongings: Belongings,
@@ -109,7 +148,9 @@ impl Contents {
                 contents.epoch = Some(u32::from_le_bytes(bytes));
             } else if key == BOOT {
                 contents.boot = Some(BootId::new(String::from_utf8_lossy(&value)));
-            } else {
+            } else if key == CLOSING {
+                contents.closing = Some(value);
+            } else if key != BEFORE {
                 values.push((key, value));
             }
         }
@@ -149,7 +190,8 @@ impl Contents {
     /// Says what is wrong.
     pub(super) fn verify(entries: Vec<(Vec<u8>, Vec<u8>)>) -> Result<(), String> {
         let contents = Self::read(entries, Now::default(), &BootId::new(""))?;
-        if contents.records.is_empty() {
+        // What is being filled makes no tree yet.
+        if contents.records.is_empty() || contents.closing.is_some() {
             return Ok(());
         }
         LockTable::restore(u32::MAX, contents.records, contents.sessions)?

@@ -43,6 +43,13 @@ pub enum LevelError {
         /// The data directory.
         dir: PathBuf,
     },
+    /// A migration has closed the store: it has moved, or is being filled.
+    Closed {
+        /// The data directory.
+        dir: PathBuf,
+        /// Why, and what to do.
+        why: String,
+    },
     /// Too little free space to write; nothing was written, and the log goes on working.
     NoSpace {
         /// The data directory.
@@ -90,6 +97,7 @@ impl fmt::Display for LevelError {
                 dir.display()
             ),
             Self::Absent { dir } => write!(f, "data directory {} holds no lockfs store", dir.display()),
+            Self::Closed { dir, why } => write!(f, "data directory {}: {why}", dir.display()),
             Self::NoSpace { dir, free, floor } => write!(
                 f,
                 "no space left for data directory {}: {} KiB are free, {} KiB must stay free: free some space",

@@ -4,6 +4,7 @@
 //! |---|---|
 //! | `FORMAT` | `lockfs level store 2`, and the store's random id; written last when a store is made |
 //! | `FORMAT.new` | the same, while the store is being made: nothing in it has been acknowledged yet |
+//! | `socket` | a Unix socket on which the daemon that has the store open lets a migration copy it (`serve.rs`) |
 //! | `lock` | held with flock(2) by the process that has the store open, and names it |
 //! | `tail` | the last batch number (`tail.rs`) |
 //! | `journal-*` | the latest batches (`journal.rs`) |
@@ -90,6 +91,11 @@ impl Home {
             log::warn!("cannot write {}: {e}", path.display());
         }
         Ok(Self { dir: dir.to_owned(), lock: Some(lock) })
+    }
+
+    /// `dir`, without a lock: for what never changes.
+    pub(crate) fn of(dir: &Path) -> Self {
+        Self { dir: dir.to_owned(), lock: None }
     }
 
     /// Locks `dir` without writing anything.
@@ -234,6 +240,23 @@ pub(crate) fn sync_dir(dir: &Path) -> io::Result<()> {
     File::open(dir)?.sync_all()
 }
 
+/// Makes all that was acknowledged of the store in `dir` survive a power cut, whatever its durability: what is not in its
+/// journal any more is in the tables, and synced.
+pub(crate) fn sync_journal(dir: &Path) -> io::Result<()> {
+    for entry in fs::read_dir(dir)? {
+        let entry = entry?;
+        let name = entry.file_name();
+        if name == "tail" || name.to_str().and_then(segment_number).is_some() {
+            match File::open(entry.path()).and_then(|file| file.sync_all()) {
+                // It has gone to the tables.
+                Err(error) if error.kind() == ErrorKind::NotFound => {}
+                synced => synced?,
+            }
+        }
+    }
+    sync_dir(dir)
+}
+
 /// fdatasync(2).
 pub(crate) fn sync_data(file: &File) -> io::Result<()> {
     #[cfg(test)]
@@ -272,7 +295,7 @@ fn is_of_a_store(name: &str) -> bool {
 
 /// Names that say nothing about whether there is a store.
 fn is_beside_the_store(name: &str) -> bool {
-    name == "lock" || name == "lost+found" || name.starts_with("damaged-")
+    name == "lock" || name == super::serve::SOCKET || name == "lost+found" || name.starts_with("damaged-")
 }
 
 fn read_if_there(path: &Path) -> Result<Option<Vec<u8>>, Flaw> {

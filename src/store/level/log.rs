@@ -162,6 +162,11 @@ impl BatchLog {
         Ok((log, records))
     }
 
+    /// What no other store has.
+    pub(crate) fn store(&self) -> u64 {
+        self.state.store
+    }
+
     /// Writes one batch, all or nothing, durable on return as promised to `open`: for each key the value to put, or
     /// `None` to delete it. Later changes of a key in a batch win.
     ///
@@ -311,6 +316,15 @@ pub(crate) fn check(dir: &Path) -> Result<(Report, Vec<Record>), LevelError> {
         durability: verified.tail.durability,
     };
     Ok((report, verified.records))
+}
+
+/// What the store in `dir` has that no other has; `None` where there is none.
+pub(crate) fn identity(dir: &Path) -> Result<Option<u64>, LevelError> {
+    // Whoever has it open does not change that.
+    match Home::of(dir).state()? {
+        State::Store(store) => Ok(Some(store)),
+        State::Empty | State::Begun => Ok(None),
+    }
 }
 
 /// Moves the store in `dir` aside, whatever is wrong with it, so that the next `open` makes a new one; returns where to.

@@ -6,24 +6,25 @@
 //! soon as that can be reached.
 
 use std::path::Path;
-use std::sync::{Arc, Mutex};
+use std::sync::Arc;
 
 use super::log::{BatchLog, Opened};
-use super::space::Space;
-use super::{LevelError, LevelJournal, LevelStore, Queue, Write, Writing, borrowed, codec};
+use super::{LevelError, LevelJournal, LevelStore, Write, borrowed, codec};
 use crate::clock::{BootId, Clock};
 use crate::lock::{Ino, Record, Session, Token};
 use crate::store::Durability;
+use crate::store::migrate::{Closing, ClosingKind};
 use crate::table::{Change, LockTable};
 
 /// The name of the other store's clock.
-const CLOCK: &str = "clock of redis";
+pub(super) const CLOCK: &str = "clock of redis";
 
 /// What makes a number one that a host gave by itself.
 const OF_HOST: u64 = (Token::HOST_EPOCH as u64) << 32;
 
 impl LevelStore {
-    /// Opens the store in `dir` as a mirror, or makes one there; `clock` is that of the store that it mirrors.
+    /// Opens the store in `dir` as a mirror, or makes one there; `clock` is that of the store that it mirrors, which is at
+    /// `place`: what has moved there is told by it again.
     ///
     /// # Errors
     /// [`LevelError`]: someone else has it, it is damaged, or the system refuses something.
@@ -31,9 +32,20 @@ impl LevelStore {
         dir: &Path,
         durability: Durability,
         clock: Arc<dyn Clock>,
+        place: &str,
         (uid, gid): (u32, u32),
     ) -> Result<Self, LevelError> {
-        let Opened { mut log, entries, .. } = BatchLog::open(dir, durability)?;
+        let Opened { mut log, mut entries, .. } = BatchLog::open(dir, durability)?;
+        if let Some((_, why)) = entries.iter().find(|(key, _)| key == codec::CLOSING) {
+            let has_moved_there =
+                |closing: &Closing| closing.kind == ClosingKind::Moved && closing.place == place;
+            if !Closing::parse(why).as_ref().is_some_and(has_moved_there) {
+                return Err(LevelError::Closed { dir: dir.to_owned(), why: Closing::shown(why) });
+            }
+            let moved: Vec<Write> = entries.iter().map(|(key, _)| (key.clone(), None)).collect();
+            log.commit(&borrowed(&moved))?;
+            entries.clear();
+        }
         let keys: Vec<Vec<u8>> = entries.iter().map(|(key, _)| key.clone()).collect();
         let damaged = |what: String| LevelError::Damaged { dir: dir.to_owned(), what };
         let (now, counts_on) = (clock.now(), BootId::new(CLOCK));
@@ -69,16 +81,7 @@ impl LevelStore {
             writes.push((codec::BOOT.to_vec(), Some(CLOCK.as_bytes().to_vec())));
             log.commit(&borrowed(&writes))?;
         }
-        let space = Space::of(dir)
-            .map_err(|source| LevelError::Io { what: format!("stat {}", dir.display()), source })?;
-        let journal = LevelJournal {
-            dir: dir.to_owned(),
-            durability,
-            space: Mutex::new(space),
-            queue: Mutex::new(Queue::default()),
-            writer: Mutex::new(Writing { log: Some(log), kept: 0, failed: None }),
-        };
-        Ok(Self::new(table, clock, journal, answers))
+        Ok(Self::new(table, clock, LevelJournal::new(dir, durability, log)?, answers))
     }
 }
 

@@ -29,6 +29,8 @@ pub(in crate::store) struct Pulse {
     pub(in crate::store) offset: i128,
     /// Whether other hosts have the namespace mounted.
     pub(in crate::store) has_others: bool,
+    /// Whether it has said that nothing is done there any more: then nobody takes its place, either.
+    pub(in crate::store) is_closed: bool,
 }
 
 /// A name that was let go of.
@@ -59,7 +61,10 @@ impl RedisStore {
         store.requests.known(|known| known.offset = offset);
         store.tap().open();
         match store.keeper.settle() {
-            Ok(()) => store.warn(),
+            Ok(()) => {
+                store.refuse_closed()?;
+                store.warn();
+            }
             Err(StoreError::Unavailable(why) | StoreError::Timeout(why)) => store.requests.note_gone(&why),
             Err(error) => return Err(error),
         }
@@ -75,7 +80,8 @@ impl RedisStore {
     pub(in crate::store) fn pulse(&self) -> Pulse {
         let (gone, offset) = self.requests.known(|known| (known.gone.clone(), known.offset));
         let has_others = self.keeper.has_others();
-        Pulse { heard: self.requests.heard(), gone: gone.map(|gone| gone.why), offset, has_others }
+        let is_closed = self.requests.known(|known| known.closed.is_some());
+        Pulse { heard: self.requests.heard(), gone: gone.map(|gone| gone.why), offset, has_others, is_closed }
     }
 
     /// Carries out a command on what has no name and is open here, which nobody but this daemon knows.

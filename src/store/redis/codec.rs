@@ -138,6 +138,71 @@ pub(super) fn lease(mount: &Mount) -> Vec<u8> {
     out
 }
 
+#[expect(clippy::cast_precision_loss, reason = "microseconds of this century, below 2^53")]
+fn put_time(out: &mut Vec<u8>, time: BootTime) {
+    put(out, &((time.as_nanos() / 1_000) as f64).to_be_bytes());
+}
+
+/// A record as `parse_object` in `law/read.lua` reads it, seen at `seen` on the server's clock; its note or target is
+/// not in it.
+pub(super) fn record(record: &Record, seen: BootTime) -> Vec<u8> {
+    let mut out = vec![VERSION];
+    out.push(match record.body.kind() {
+        Kind::File => 1,
+        Kind::Directory => 2,
+        Kind::Symlink => 3,
+    });
+    put(&mut out, &record.token.as_u64().to_be_bytes());
+    put(&mut out, &record.mode.to_be_bytes());
+    put_u32(&mut out, record.uid);
+    put_u32(&mut out, record.gid);
+    for time in [record.mtime, record.ctime, record.since] {
+        put(&mut out, &wall(time));
+    }
+    put(&mut out, &millis(record.ttl).to_be_bytes());
+    put_time(&mut out, seen);
+    put_u32(&mut out, u32::try_from(record.body.size()).unwrap_or(u32::MAX));
+    let default_ttl = match record.body {
+        Body::Directory { default_ttl: Some(ttl) } => millis(ttl),
+        _ => -1.0,
+    };
+    put(&mut out, &default_ttl.to_be_bytes());
+    put_short(&mut out, record.session.as_ref().map_or("", SessionId::as_str).as_bytes());
+    put(&mut out, &u16::try_from(record.places.len()).unwrap_or(u16::MAX).to_be_bytes());
+    for place in &record.places {
+        put(&mut out, &place.parent.as_u64().to_be_bytes());
+        put(&mut out, &place.cookie.as_u64().to_be_bytes());
+        put_short(&mut out, place.name.as_bytes());
+    }
+    out
+}
+
+/// A session as `parse_session` in `law/read.lua` reads it, seen at `seen` on the server's clock; and the names that it
+/// lost, as `law/import.lua` reads them.
+pub(super) fn session(session: &Session, seen: BootTime) -> (Vec<u8>, Vec<u8>) {
+    let mut out = vec![VERSION, kind_code(&session.kind)];
+    put(&mut out, &session.ino.as_u64().to_be_bytes());
+    put_u32(&mut out, session.uid);
+    put_u32(&mut out, session.gid);
+    put(&mut out, &wall(session.since));
+    put(&mut out, &wall(session.mtime));
+    put_time(&mut out, seen);
+    put(&mut out, &millis(session.ttl).to_be_bytes());
+    out.push(u8::from(session.ended));
+    put_u32(&mut out, u32::try_from(session.lost.len()).unwrap_or(u32::MAX));
+    let login = session.login.as_ref().map(Login::as_str);
+    out.push(u8::from(login.is_some()));
+    put_medium(&mut out, login.unwrap_or_default().as_bytes());
+    put_rest(&mut out, &session.kind, &session.origin);
+    let mut lost = Vec::new();
+    for (parent, name) in &session.lost {
+        let spot = [&parent.as_u64().to_be_bytes(), name.as_bytes()].concat();
+        put_u32(&mut lost, u32::try_from(spot.len()).expect("a number and a name"));
+        put(&mut lost, &spot);
+    }
+    (out, lost)
+}
+
 fn kind_code(kind: &SessionKind) -> u8 {
     match kind {
         SessionKind::Named => 1,

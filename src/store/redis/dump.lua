@@ -24,4 +24,4 @@ look('dump', function()
     end
   end
   return answer(table.concat(parts))
-end)
+end, true)

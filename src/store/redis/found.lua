@@ -35,7 +35,7 @@ step('found', function()
     call('UNLINK', P .. 'h:' .. id, P .. 'lost:' .. id)
   end
   call('UNLINK', P .. 'd:' .. ROOT, P .. 'l:' .. ROOT)
-  for _, key in ipairs({'o', 'b', 's', 'n', 'x', 'y', 'events', 'recover', 'past', 'mounts', 'waits', 'r'}) do call('UNLINK', P .. key) end
+  for _, key in ipairs({'o', 'b', 's', 'n', 'x', 'y', 'events', 'recover', 'past', 'mounts', 'waits', 'r', 'changed', 'before'}) do call('UNLINK', P .. key) end
   local window = tonumber(ARGV[6])
   meta = {
     gen = ARGV[1], epoch = math.max(tonumber(ARGV[2]) + 1, math.floor(NOW / 1000000)), seq = 0,

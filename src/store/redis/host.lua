@@ -9,8 +9,8 @@
 --          server has lost
 -- ARGV[8]  the mount that the daemon serves: its successor finds the answers there
 -- Returns  'G', 'B' and who has the name, or 'K' time waits, and: the epoch, whether it is this server's, the
---          identity of its data, how many replicas there are, the number of the last event, the counts, and each
---          host with the microseconds since it was last heard of
+--          identity of its data, how many replicas there are, the number of the last event, the counts, '' or why
+--          nothing is done in the namespace any more, and each host with the microseconds since it was last heard of
 
 step('host', function()
   if is_foreign() then return 'G' end
@@ -53,6 +53,7 @@ step('host', function()
   local replid, replicas = replication()
   local parts = {
     pack('>I4BBc0I4d', meta.epoch, replid == meta.replid and 1 or 0, #replid, replid, replicas, meta.events), counts(),
+    bytes(meta.move and meta.move.closed or ''),
   }
   local all = call('ZRANGE', P .. 'seen', 0, -1, 'WITHSCORES')
   for i = 1, #all, 2 do parts[#parts + 1] = bytes(all[i]) .. pack('>d', NOW - all[i + 1]) end

@@ -18,6 +18,7 @@ use super::undo::Undo;
 use super::waker::Waker;
 use crate::lock::{Attributes, Ino};
 use crate::store::StoreError;
+use crate::store::migrate::Closing;
 use crate::table::Counts;
 
 /// How often this host says that it is there.
@@ -319,6 +320,12 @@ impl Keeper {
         let last_event = reader.number().map_err(unreadable)?;
         self.requests.known(|known| known.last_event = known.last_event.max(last_event));
         let counts = reader.counts().map_err(unreadable)?;
+        let closed = reader.long().map_err(unreadable)?;
+        let closed = if closed.is_empty() { None } else { Some(Closing::shown(closed)) };
+        let was_closed = self.requests.known(|known| std::mem::replace(&mut known.closed, closed.clone()));
+        if let Some(why) = closed.filter(|_| was_closed.is_none()) {
+            log::warn!("nothing is granted here any more: {why}");
+        }
         let mut hosts = Vec::new();
         while !reader.is_empty() {
             let name = String::from_utf8_lossy(reader.long().map_err(unreadable)?).into_owned();
@@ -341,6 +348,10 @@ impl Keeper {
 
     /// Founds the namespace, or finds it; where this host knows that there was one, its data was lost.
     fn found(&self) -> Result<(), StoreError> {
+        // What has moved does not begin anew here, whatever this server has lost.
+        if let Some(why) = self.requests.known(|known| known.closed.clone()) {
+            return Err(StoreError::Unavailable(why));
+        }
         let past = self
             .requests
             .known(|known| known.generation.map(|known_as| (known_as, known.epoch, known.last_event)));

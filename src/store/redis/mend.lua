@@ -43,6 +43,8 @@ end
 
 step('mend', function()
   if is_foreign() then return 'G' end
+  -- What is being filled is not whole yet, and what has moved is nobody's any more.
+  if moves.closed() then return 'K' end
   local holders = all(P .. 's', session)
   local records, count = all(P .. 'o', object)
   if has_lost_records(records, count, holders) then

@@ -17,6 +17,9 @@ impl RedisStore {
     }
 
     fn condition(&self) -> State {
+        if let Some(why) = self.requests.known(|known| known.closed.clone()) {
+            return State::Failed(why);
+        }
         match (self.requests.known(|known| known.gone.clone()), self.keeper.trouble()) {
             (_, Some(why)) => State::Failed(why),
             (Some(gone), None) => {

@@ -24,6 +24,7 @@ use super::succession::Succession;
 use super::tap::Tap;
 use super::undo::{Undo, UndoList};
 use crate::clock::{BootTime, Clock, Now};
+use crate::store::migrate::Closing;
 use crate::store::{StoreError, Tenure};
 
 /// How long to wait before asking again what the server can't say yet.
@@ -138,6 +139,7 @@ impl Requests {
             is_closed: false,
             is_called: false,
             is_damaged: false,
+            closed: None,
         };
         Self {
             moves: matches!(primary.endpoint().place, endpoint::Place::Cluster { .. }),
@@ -338,11 +340,19 @@ impl Requests {
                     }
                     Some((b'G', _)) if patience == Patience::Command => self.lose_data(seat, deadline)?,
                     Some((b'G', _)) => return Err(lost_data()),
+                    Some((b'M', why)) => return Err(self.note_closed(why)),
                     _ => return Err(foreign(&text)),
                 },
                 Err(error) => self.weigh(seat, &error, deadline, patience)?,
             }
         }
+    }
+
+    /// Nothing is done in the namespace any more, for that reason.
+    fn note_closed(&self, why: &[u8]) -> StoreError {
+        let why = Closing::shown(why);
+        self.known(|known| known.closed = Some(why.clone()));
+        StoreError::Unavailable(why)
     }
 
     /// How long one attempt may take, so that there is time for another.
@@ -554,6 +564,10 @@ impl Requests {
                     self.call_keeper();
                     std::thread::sleep(PAUSE);
                 }
+                // It is moving, and stands still for a second at most.
+                Some((b'Z', _)) if self.clock.now().boot < deadline => std::thread::sleep(PAUSE / 4),
+                Some((b'Z', _)) => return Err(StoreError::Unavailable("the locks are moving".to_owned())),
+                Some((b'M', why)) => return Err(self.note_closed(why)),
                 Some((b'W', _)) => {
                     return Err(StoreError::Unavailable(
                         "redis may have lost data, and its hosts still say what they hold: try again"

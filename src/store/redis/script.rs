@@ -10,11 +10,12 @@ use std::sync::LazyLock;
 use redis::Cmd;
 
 /// The files of the library: first the law, then what is built on it, in the order of [`Script`].
-const LAW: [&str; 4] = [
+const LAW: [&str; 5] = [
     include_str!("law/read.lua"),
     include_str!("law/step.lua"),
     include_str!("law/advisory.lua"),
     include_str!("law/queue.lua"),
+    include_str!("law/import.lua"),
 ];
 
 /// Of how many of them what a file names is known to those behind it.
@@ -65,6 +66,9 @@ scripts! {
     Dump = "dump",
     Settle = "settle",
     Succeed = "succeed",
+    Move = "move",
+    Import = "import",
+    Empty = "empty",
 }
 
 struct Library {

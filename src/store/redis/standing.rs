@@ -37,6 +37,8 @@ pub(super) struct Known {
     pub(super) is_called: bool,
     /// Whether a part of the data went, and the keeper is to have it mended.
     pub(super) is_damaged: bool,
+    /// Why nothing is done in the namespace any more: it has moved, or is being filled.
+    pub(super) closed: Option<String>,
 }
 
 /// That the server is gone.

@@ -187,6 +187,11 @@ fn read_session(id: SessionId, (record, lost): &SessionBytes) -> Result<Told, Ma
     Reader::new(record).session_with(id, lost).map(|session| Told::Session(Box::new(session)))
 }
 
+/// Whether a change is told of.
+pub(super) fn is_told(change: &Changed) -> bool {
+    !matches!(change, Changed::Note(..) | Changed::Entries(..) | Changed::Share(..) | Changed::MountGone(_))
+}
+
 /// What a look said of all that it was asked for: its last words count.
 pub(super) fn read_told(changes: &[Changed]) -> Vec<Told> {
     let tap = Tap::default();

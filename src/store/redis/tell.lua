@@ -1,9 +1,9 @@
 -- What the server has of some objects, for a host that mirrors it: their records, those of the directories on the
 -- way to them, and of the sessions that hold them.
 --
--- ARGV[2]  the number of an object, and so on
--- Returns  'G', or 'K' time waits, and objects, notes and sessions as a step tells what it changed; 'g' for what is
---          not there
+-- ARGV[2]  the number of an object, and so on; behind '' the name of a session, and so on
+-- Returns  'G', or 'K' time waits, and objects, notes and sessions as a step tells what it changed; 'g' and 'x' for
+--          what is not there
 
 look('tell', function()
   local parts, told, holders = {}, {}, {}
@@ -24,6 +24,16 @@ look('tell', function()
     if o.size > 0 then parts[#parts + 1] = 'b' .. ino .. bytes(call('HGET', P .. 'b', ino) or '') end
     for _, place in ipairs(o.places) do tell_of(place.parent) end
   end
-  for i = 2, #ARGV do tell_of(ARGV[i]) end
+  local are_sessions = false
+  for i = 2, #ARGV do
+    if ARGV[i] == '' then
+      are_sessions = true
+    elseif not are_sessions then
+      tell_of(ARGV[i])
+    elseif not holders[ARGV[i]] then
+      local s = session(ARGV[i])
+      parts[#parts + 1] = s and 's' .. session_text(s) or 'x' .. bytes(ARGV[i])
+    end
+  end
   return answer(table.concat(parts))
-end)
+end, true)

@@ -1,6 +1,5 @@
 -- Undoes a request of which the daemon never learnt whether it was carried out, and sees to it that it never is.
 --
---
 -- Invariant: only what that very request gave is taken away. Its name may have passed to another since.
 --
 -- ARGV[2]  as for every step
@@ -35,7 +34,9 @@ end
 
 step('undo', function()
   if is_foreign() then return 'G' end
-  local reply = finish(undo())
+  local reply = moves.stopped()
+  if reply then return reply end
+  reply = finish(undo())
   call('HSET', ARGV[3], ARGV[4], pack('>d', ARGV[5]) .. 'U')
   return reply
 end, true)

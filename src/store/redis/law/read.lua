@@ -20,9 +20,9 @@ local FILE, DIRECTORY, SYMLINK = 1, 2, 3
 local NAMED, JOB, UNSEEN = 1, 2, 3
 local VERSION = 1
 
--- What mounts have of objects, and who waits: `law/advisory.lua` and `law/queue.lua` say what these do. Tables, for
--- a function has 200 local names at most.
-local mounts, shares, queues = {}, {}, {}
+-- What mounts have of objects, and who waits: `law/advisory.lua` and `law/queue.lua` say what these do; what migrations
+-- do, `law/import.lua`. Tables, for a function has 200 local names at most.
+local mounts, shares, queues, moves = {}, {}, {}, {}
 
 local DAY = 86400000000
 
@@ -72,29 +72,44 @@ end
 -- What the whole namespace has in common; nil where there is none.
 local meta
 
--- The second version says how many wait: one that does not know of queues must not overtake them.
+-- The second version says how many wait: one that does not know of queues must not overtake them. The third says how
+-- a migration stands, and is written while there is one: one that does not know of those must not grant.
 local META, META_VERSION = '>Bc16I4I4c40ddddddddddd', 2
 
 local function parse_meta(_, text)
   local f = {parse(META, text)}
   local waits, at = 0, f[17]
-  if f[1] == META_VERSION then waits, at = parse('>d', text, at) end
+  local move
+  if f[1] >= META_VERSION then waits, at = parse('>d', text, at) end
+  if f[1] > META_VERSION then
+    move = {}
+    move.tracked, move.frozen, move.closed, at = parse('>ddI2c0', text, at)
+  end
   if at ~= #text + 1 then return end
   return {
     gen = f[2], epoch = f[3], seq = f[4], replid = f[5],
     events = f[6], locks = f[7], recover = f[8],
     tally = {f[9], f[10], f[11], f[12], f[13], f[14], f[15], f[16]}, waits = waits,
+    -- Of a migration: until when changes are noted, until when nothing changes, and '' or why nothing is done any more.
+    move = move,
   }
 end
 
 local function load_meta()
   local text = call('GET', KEYS[1])
-  if text then meta = read_record(KEYS[1], nil, text, parse_meta, META_VERSION) end
+  if text then meta = read_record(KEYS[1], nil, text, parse_meta, META_VERSION + 1) end
 end
 
 local function save_meta()
-  call('SET', KEYS[1], pack(META, META_VERSION, meta.gen, meta.epoch, meta.seq, meta.replid, meta.events, meta.locks,
-    meta.recover, spread(meta.tally)) .. pack('>d', meta.waits))
+  local move = meta.move
+  call('SET', KEYS[1], pack(META, META_VERSION + (move and 1 or 0), meta.gen, meta.epoch, meta.seq, meta.replid,
+    meta.events, meta.locks, meta.recover, spread(meta.tally)) .. pack('>d', meta.waits)
+    .. (move and pack('>ddI2', move.tracked, move.frozen, #move.closed) .. move.closed or ''))
+end
+
+-- Why nothing is done in the namespace any more; nil where it is.
+function moves.closed()
+  return meta.move and meta.move.closed ~= '' and 'M' .. meta.move.closed or nil
 end
 
 -- Whether the data is not what the daemon knows: it was lost, or another's was put in its place.
@@ -490,14 +505,14 @@ local function start(keys, args)
   mounts.known, shares.known, queues.known, queues.lines = {}, {}, {}, {}
 end
 
--- Makes a function that only looks, for the daemon to call by its name.
-local function look(name, act)
+-- Makes a function that only looks, for the daemon to call by its name. One for copies looks into what is closed, too.
+local function look(name, act, is_for_copies)
   redis.register_function({
     function_name = PREFIX .. name,
     callback = function(keys, args)
       start(keys, args)
       if is_foreign() then return 'G' end
-      return act()
+      return not is_for_copies and moves.closed() or act()
     end,
     flags = {'no-writes'},
   })

@@ -19,6 +19,8 @@
 --   'F'                          another server answers than the one that gave the last token, or the same after
 --                                a restart: the epoch must rise first, by `epoch.lua`
 --   'W' time                     data may have been lost, and hosts still say what they hold: ask again
+--   'Z' time                     a migration has the namespace stand still until then at most: ask again
+--   'M' why                      the namespace has moved, or is being filled: nothing is done in it
 
 local LINK_MAX, NOTE_MAX, LOST_MAX = 1000, 65536, 1000
 local GRAIN = 1000000
@@ -666,6 +668,13 @@ local function remember(reply)
   return reply
 end
 
+-- What a migration answers in the place of a step; nil where it lets it pass.
+function moves.stopped()
+  local move = meta.move
+  if not move then return end
+  return moves.closed() or (move.frozen > NOW and pack('>cd', 'Z', move.frozen) or nil)
+end
+
 -- What must be answered before a step is decided; nil where it may be.
 local function before()
   local known = call('HMGET', ARGV[3], ARGV[4], '/')
@@ -679,6 +688,7 @@ local function before()
   if known[2] then return 'U' end
   if NOW > tonumber(ARGV[2]) then return pack('>cd', 'L', NOW) end
   if is_foreign() then return 'G' end
+  return moves.stopped()
 end
 
 -- The same for what a process asks: where data may have been lost, what is not there may only not be back yet.
@@ -760,10 +770,23 @@ local function reach()
   call('EXISTS', spread(keys))
 end
 
+-- Notes for a migration what this step changes, as long as somebody is there to read it.
+function moves.track()
+  if meta.move.tracked <= NOW then
+    meta.move, meta_changed = nil, true
+    later('DEL', P .. 'changed')
+    return
+  end
+  for ino in pairs(dirty.objects) do later('SADD', P .. 'changed', 'o' .. ino) end
+  for _, gone in ipairs(removed) do later('SADD', P .. 'changed', 'o' .. string.sub(gone, 2)) end
+  for id in pairs(dirty.sessions) do later('SADD', P .. 'changed', 's' .. id) end
+end
+
 -- Writes the step, and answers with its outcome and all that it changed.
 local function finish(outcome)
   settle_sessions()
   queues.settle()
+  if meta.move then moves.track() end
   if KEYS[2] then reach() end
   check_writes()
   -- First what may be refused for want of memory: after a write nothing is any more (script.c, `scriptCall`).
