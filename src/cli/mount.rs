@@ -146,6 +146,13 @@ impl Mount {
     }
 }
 
+/// What the flag `name` is for, in a line; `None` where there is no such flag.
+pub(super) fn help_of(name: &str) -> Option<String> {
+    let command = Mount::augment_args(clap::Command::new("mount"));
+    let flag = command.get_arguments().find(|arg| arg.get_long() == Some(name))?;
+    flag.get_help().map(ToString::to_string)
+}
+
 /// What `sources` come to for a mount at `mountpoint`, as it was typed.
 pub(super) fn settings(sources: &Sources, mountpoint: &Path) -> Result<Settings, Failure> {
     let mountpoint = resolved(mountpoint, &mounted()?)?;
