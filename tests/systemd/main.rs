@@ -5,5 +5,6 @@
 
 mod helper;
 mod machine;
+mod package;
 mod service;
 mod units;
