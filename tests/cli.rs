@@ -11,6 +11,8 @@ mod examples;
 mod hooks;
 #[path = "cli/locking.rs"]
 mod locking;
+#[path = "cli/monitoring.rs"]
+mod monitoring;
 #[path = "cli/mounting.rs"]
 mod mounting;
 #[path = "cli/naming.rs"]
