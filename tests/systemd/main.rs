@@ -3,6 +3,8 @@
 //!
 //! Each test boots a machine of its own (`boot.sh`), which takes about a second.
 
+mod document;
+mod documents;
 mod helper;
 mod machine;
 mod package;

@@ -25,7 +25,7 @@ fn machine_with_package() -> Machine {
 }
 
 /// The same with the package installed.
-fn installed() -> Machine {
+pub(crate) fn installed() -> Machine {
     let machine = machine_with_package();
     machine.run("dpkg -i /mnt/outside/lockfs.deb");
     machine
