@@ -1,5 +1,5 @@
 # The commands that a developer needs; README.md says what they do.
-.PHONY: test bench bench-quick
+.PHONY: test bench bench-quick deb
 
 # What stands behind `bench` goes to the benchmark, and is nothing to make: make bench -- --only waiting
 ifneq ($(filter bench bench-quick,$(firstword $(MAKECMDGOALS))),)
@@ -22,3 +22,7 @@ bench:
 bench-quick:
 	scripts/install-bench-deps
 	cargo bench --quiet --bench bench -- --quick $(words)
+
+# The Debian package, in target/debian. Installs what it is made with.
+deb:
+	scripts/deb

@@ -11,6 +11,7 @@ mod child;
 mod claim;
 mod facts;
 mod fresh;
+mod generate;
 mod hook;
 mod json;
 mod ls;
@@ -40,6 +41,8 @@ use std::process::ExitCode;
 
 use clap::error::ErrorKind;
 use clap::{CommandFactory, FromArgMatches, Parser, Subcommand};
+
+use crate::config::Described;
 
 /// How the process ends.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -116,23 +119,24 @@ fn say_as(name: &str, message: impl Display) {
 /// for every program that can create a file. These commands are clients of that directory: what they do,
 /// touch, rm, cat, getfattr and setfattr do too.
 #[derive(Debug, Parser)]
-#[command(name = "lockfs", version, max_term_width = 100, after_long_help = EXAMPLES)]
+#[command(name = "lockfs", version, max_term_width = 100, after_long_help = format!("Exit codes:\n{EXIT_CODES}\n\n{EXAMPLES}"))]
 #[command(disable_help_subcommand = true, arg_required_else_help = true)]
 struct Cli {
     #[command(subcommand)]
     command: Command,
 }
 
-const EXAMPLES: &str = "\
-Exit codes:
+/// What [`Exit`] comes to, for people.
+const EXIT_CODES: &str = "  \
   0    done
   1    held by another, not had in time, lost, or not possible
   64   the command line or a setting makes no sense
   69   the mount or its store does not answer
   70   a bug in lockfs
   78   the store is damaged
-  else that of the command that was run; 128 + signal where one ended it
+  else that of the command that was run; 128 + signal where one ended it";
 
+const EXAMPLES: &str = "\
 Examples:
   $ lockfs mount /locks
   $ lockfs run deploy -- ./deploy.sh
@@ -157,6 +161,8 @@ enum Command {
     Hook(hook::Hook),
     Check(check::Check),
     Migrate(Box<migrate::Migrate>),
+    #[command(hide = true)]
+    Generate(generate::Generate),
 }
 
 impl Command {
@@ -177,6 +183,7 @@ impl Command {
             Self::Hook(command) => command.perform(),
             Self::Check(command) => command.perform(),
             Self::Migrate(command) => command.perform(),
+            Self::Generate(command) => command.perform(),
         }
     }
 }
@@ -207,9 +214,15 @@ fn caught(command: impl FnOnce() -> Outcome) -> Outcome {
 
 /// The command line as clap knows it, with what only this machine knows: the computed defaults.
 fn command() -> clap::Command {
+    command_with(|setting| setting.default.clone())
+}
+
+/// The command line with the names of each setting in the environment, and what `default_of` says that it is when
+/// nobody says.
+fn command_with(default_of: impl Fn(&Described) -> Option<String>) -> clap::Command {
     let mut command = Cli::command();
     for setting in crate::config::described() {
-        let note = match setting.default {
+        let note = match default_of(&setting) {
             Some(default) => format!("[env: {}] [default: {default}]", setting.env.join(", ")),
             None => format!("[env: {}]", setting.env.join(", ")),
         };
@@ -220,7 +233,12 @@ fn command() -> clap::Command {
                         return arg;
                     }
                     let help = arg.get_help().map(ToString::to_string).unwrap_or_default();
-                    arg.help(format!("{help} {note}"))
+                    let long = arg.get_long_help().map(|long| format!("{long} {note}"));
+                    let arg = arg.help(format!("{help} {note}"));
+                    match long {
+                        Some(long) => arg.long_help(long),
+                        None => arg,
+                    }
                 })
             });
         }

@@ -23,6 +23,7 @@ pub use self::side::TypedSide;
 use crate::lock::Ttl;
 use crate::store::Durability;
 use crate::store::hybrid::Policy;
+use crate::store::redis::Endpoint;
 pub use options::MountOptions;
 pub use sources::{Environment, Flags, Sources};
 use sources::{Found, Key, Rank};
@@ -269,15 +270,21 @@ const KEYS: &[Key] = &[
     redis::SENTINEL_PASSWORD_FILE,
 ];
 
-/// One setting, for `--help`.
+/// One setting, for `--help` and the manual.
 #[derive(Clone, Debug)]
 pub struct Described {
     /// Its name as a flag, without the dashes, and as a mount option.
     pub name: &'static str,
     /// Its names in the environment and in the file.
     pub env: &'static [&'static str],
+    /// Whether it may be typed: as a flag and as a mount option.
+    pub is_typed: bool,
+    /// What it is, where no flag says so.
+    pub about: &'static str,
     /// What it is on this machine when nobody says; `None` where there is nothing to say.
     pub default: Option<String>,
+    /// The same in words that are true of every machine, where the default is no value that could be written down.
+    pub default_anywhere: Option<&'static str>,
 }
 
 /// Every setting, and what it comes to on this machine when nobody says.
@@ -286,18 +293,43 @@ pub fn described() -> Vec<Described> {
     let default_of = |key: &Key| match key.name {
         "backend" => Some(Backend::LevelDb.to_string()),
         "redis-url" => Some("redis://localhost:6379/0".to_owned()),
-        "acks" => Some("1 with Sentinel, else 0".to_owned()),
+        "redis-host" => Some("localhost".to_owned()),
+        "redis-port" => Some(Endpoint::PORT.to_string()),
+        "redis-database" => Some("0".to_owned()),
+        "redis-connect-timeout" => Some(Endpoint::CONNECT_TIMEOUT.as_millis().to_string()),
+        "redis-command-timeout" => Some(Endpoint::COMMAND_TIMEOUT.as_millis().to_string()),
         "data-dir" => sources.default_data_dir().ok().map(|dir| dir.display().to_string()),
         "namespace" => Some(Namespace::default().to_string()),
         "ttl" => Some(Ttl::default().to_string()),
         "host-id" => Some(Sources::default_host_id()),
         "on-outage" => Some(Policy::default().to_string()),
         "durability" => Some(Durability::default().to_string()),
-        "metrics-listen" => Some("nowhere".to_owned()),
-        "log-file" => Some("stderr in the foreground, else DATA-DIR/NAMESPACE.log".to_owned()),
-        _ => None,
+        "foreground" | "debug" => Some("no".to_owned()),
+        _ => default_anywhere(key).map(str::to_owned),
     };
-    KEYS.iter().map(|key| Described { name: key.name, env: key.env, default: default_of(key) }).collect()
+    let describe = |key: &Key| Described {
+        name: key.name,
+        env: key.env,
+        is_typed: key.is_typed,
+        about: key.about,
+        default: default_of(key),
+        default_anywhere: default_anywhere(key),
+    };
+    KEYS.iter().map(describe).collect()
+}
+
+fn default_anywhere(key: &Key) -> Option<&'static str> {
+    match key.name {
+        "acks" => Some("1 with Sentinel, else 0"),
+        "data-dir" => Some(
+            "the directory that the service manager names in STATE_DIRECTORY; else /var/lib/lockfs for root, and lockfs \
+             in the XDG state home (~/.local/state) for others",
+        ),
+        "host-id" => Some("the name of the host"),
+        "metrics-listen" => Some("nowhere"),
+        "log-file" => Some("stderr in the foreground, else DATA-DIR/NAMESPACE.log"),
+        _ => None,
+    }
 }
 
 impl Sources {

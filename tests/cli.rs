@@ -13,6 +13,8 @@ mod hooks;
 mod keeping;
 #[path = "cli/locking.rs"]
 mod locking;
+#[path = "cli/monitoring.rs"]
+mod monitoring;
 #[path = "cli/mounting.rs"]
 mod mounting;
 #[path = "cli/naming.rs"]

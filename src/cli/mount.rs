@@ -154,6 +154,13 @@ pub(super) fn place<'a>(said: &'a Path, left: Option<&'a Left>) -> &'a Path {
     left.filter(|left| left.is_by_exec()).and_then(Left::mountpoint).unwrap_or(said)
 }
 
+/// What the flag `name` is for, in a line; `None` where there is no such flag.
+pub(super) fn help_of(name: &str) -> Option<String> {
+    let command = Mount::augment_args(clap::Command::new("mount"));
+    let flag = command.get_arguments().find(|arg| arg.get_long() == Some(name))?;
+    flag.get_help().map(ToString::to_string)
+}
+
 /// What `sources` come to for a mount at `mountpoint`, as it was typed.
 pub(super) fn settings(sources: &Sources, mountpoint: &Path) -> Result<Settings, Failure> {
     let mountpoint = resolved(mountpoint, &mounted()?)?;

@@ -36,13 +36,21 @@ const INTERNAL: u8 = 4;
 /// Nothing was mounted.
 const FAILED: u8 = 32;
 
+/// The same, for the manual.
+pub(super) const CODES: [(u8, &str); 4] = [
+    (0, "The tree is mounted and answers."),
+    (USAGE, "The command line or a setting makes no sense."),
+    (INTERNAL, "A bug in lockfs."),
+    (FAILED, "Nothing was mounted, or remounted."),
+];
+
 /// How long a mount may take to say who serves it.
 const PATIENCE: Duration = Duration::from_secs(5);
 
 /// Mount a tree of locks, on behalf of mount(8)
 #[derive(Debug, Parser)]
 #[command(name = "mount.lockfs", version, disable_help_subcommand = true)]
-struct Helper {
+pub(super) struct Helper {
     /// A name for /proc/mounts: lockfs
     #[arg(value_name = "SOURCE")]
     source: String,

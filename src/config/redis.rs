@@ -19,17 +19,35 @@ pub(super) const CA_FILE: Key = Key::new("redis-ca-file", &["LOCKFS_REDIS_CA_FIL
 pub(super) const CERT_FILE: Key = Key::new("redis-cert-file", &["LOCKFS_REDIS_CERT_FILE", "REDIS_CERT_FILE"]);
 pub(super) const KEY_FILE: Key = Key::new("redis-key-file", &["LOCKFS_REDIS_KEY_FILE", "REDIS_KEY_FILE"]);
 pub(super) const ACKS: Key = Key::new("acks", &["LOCKFS_ACKS"]);
-pub(super) const HOST: Key = Key::kept("redis-host", &["REDIS_HOST"]);
-pub(super) const PORT: Key = Key::kept("redis-port", &["REDIS_PORT"]);
-pub(super) const USERNAME: Key = Key::kept("redis-username", &["REDIS_USERNAME"]);
-pub(super) const PASSWORD: Key = Key::kept("redis-password", &["REDIS_PASSWORD"]);
-pub(super) const DATABASE: Key = Key::kept("redis-database", &["REDIS_DATABASE"]);
-pub(super) const CONNECT_TIMEOUT: Key = Key::kept("redis-connect-timeout", &["REDIS_CONNECT_TIMEOUT"]);
-pub(super) const COMMAND_TIMEOUT: Key = Key::kept("redis-command-timeout", &["REDIS_COMMAND_TIMEOUT"]);
-pub(super) const SENTINEL_USERNAME: Key = Key::kept("redis-sentinel-username", &["REDIS_SENTINEL_USERNAME"]);
-pub(super) const SENTINEL_PASSWORD: Key = Key::kept("redis-sentinel-password", &["REDIS_SENTINEL_PASSWORD"]);
-pub(super) const SENTINEL_PASSWORD_FILE: Key =
-    Key::kept("redis-sentinel-password-file", &["REDIS_SENTINEL_PASSWORD_FILE"]);
+pub(super) const HOST: Key = Key::kept("redis-host", &["REDIS_HOST"], "The host of Redis, instead of a URL");
+pub(super) const PORT: Key = Key::kept("redis-port", &["REDIS_PORT"], "Its port, instead of a URL");
+pub(super) const USERNAME: Key = Key::kept("redis-username", &["REDIS_USERNAME"], "The user to be at Redis");
+pub(super) const PASSWORD: Key = Key::kept(
+    "redis-password",
+    &["REDIS_PASSWORD"],
+    "The password for Redis; REDIS_PASSWORD_FILE keeps it elsewhere",
+);
+pub(super) const DATABASE: Key =
+    Key::kept("redis-database", &["REDIS_DATABASE"], "The number of the database");
+pub(super) const CONNECT_TIMEOUT: Key = Key::kept(
+    "redis-connect-timeout",
+    &["REDIS_CONNECT_TIMEOUT"],
+    "How long a connection may take to be made, in milliseconds",
+);
+pub(super) const COMMAND_TIMEOUT: Key = Key::kept(
+    "redis-command-timeout",
+    &["REDIS_COMMAND_TIMEOUT"],
+    "How long Redis may take to answer, in milliseconds",
+);
+pub(super) const SENTINEL_USERNAME: Key =
+    Key::kept("redis-sentinel-username", &["REDIS_SENTINEL_USERNAME"], "The user to be at the sentinels");
+pub(super) const SENTINEL_PASSWORD: Key =
+    Key::kept("redis-sentinel-password", &["REDIS_SENTINEL_PASSWORD"], "The password for the sentinels");
+pub(super) const SENTINEL_PASSWORD_FILE: Key = Key::kept(
+    "redis-sentinel-password-file",
+    &["REDIS_SENTINEL_PASSWORD_FILE"],
+    "The file with the password for the sentinels",
+);
 
 /// The settings that make sense with the redis backend alone, and may be typed.
 pub(super) const TYPED: &[Key] = &[URL, PASSWORD_FILE, CA_FILE, CERT_FILE, KEY_FILE, ACKS];

@@ -20,17 +20,19 @@ pub(super) struct Key {
     pub(super) env: &'static [&'static str],
     /// Whether it may be typed: as a flag or as a mount option.
     pub(super) is_typed: bool,
+    /// What it is, where no flag says so.
+    pub(super) about: &'static str,
 }
 
 impl Key {
     /// A setting that may be said anywhere.
     pub(super) const fn new(name: &'static str, env: &'static [&'static str]) -> Self {
-        Self { name, env, is_typed: true }
+        Self { name, env, is_typed: true, about: "" }
     }
 
     /// One for the environment and the file alone: a secret, or what only goes with one.
-    pub(super) const fn kept(name: &'static str, env: &'static [&'static str]) -> Self {
-        Self { name, env, is_typed: false }
+    pub(super) const fn kept(name: &'static str, env: &'static [&'static str], about: &'static str) -> Self {
+        Self { name, env, is_typed: false, about }
     }
 }
 

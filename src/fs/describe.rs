@@ -232,7 +232,7 @@ impl Families {
     fn fact(&mut self, Metric { name, help }: Metric, value: &Value) {
         let metric = (name, help);
         match value {
-            Value::Text(_) => {}
+            Value::Text(_) | Value::Passing(_) => {}
             Value::Count(count) => self.add(metric, "counter", &[], count),
             Value::Number(number) => self.add(metric, "gauge", &[], number),
             Value::Seconds(seconds) => self.add(metric, "gauge", &[], seconds),

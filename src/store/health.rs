@@ -78,6 +78,8 @@ pub struct Metric {
 pub enum Value {
     /// Words.
     Text(String),
+    /// Words that change by themselves. They are no label: each change of one begins another series.
+    Passing(String),
     /// How often something happened since the start.
     Count(u64),
     /// How many there are.
@@ -94,6 +96,11 @@ impl Fact {
         Self { key, value: Value::Text(text.into()), metric: None }
     }
 
+    /// A fact in words that change by themselves.
+    pub fn passing(key: &'static str, text: impl Into<String>) -> Self {
+        Self { key, value: Value::Passing(text.into()), metric: None }
+    }
+
     /// A fact in numbers.
     pub fn measured(key: &'static str, value: Value, name: &'static str, help: &'static str) -> Self {
         Self { key, value, metric: Some(Metric { name, help }) }
@@ -103,7 +110,7 @@ impl Fact {
 impl fmt::Display for Value {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Text(text) => f.write_str(text),
+            Self::Text(text) | Self::Passing(text) => f.write_str(text),
             Self::Count(number) | Self::Number(number) => number.fmt(f),
             Self::Seconds(seconds) => write!(f, "{seconds:+.3}s"),
             Self::Quantile(_, span) => write!(f, "{}us", span.as_micros()),

@@ -1,13 +1,13 @@
 #!/usr/bin/env bash
 # Boots a systemd of its own over a copy of this machine's files: boot.sh WORK LOCKFS UNITS
 #
-# WORK is an empty directory, LOCKFS the program under test, UNITS the directory with its units. Everything that the
-# booted machine changes is in memory and goes with it, but what it writes to /mnt/outside, which is WORK. It has
+# WORK is an empty directory, LOCKFS the program under test, UNITS the directory with its units; without the two the
+# machine has nothing of lockfs, and packages may start services. Everything that the booted machine changes is in memory and goes with it, but what it writes to /mnt/outside, which is WORK. It has
 # namespaces of its own for mounts, processes, network, host name and control groups; the process that this script
 # becomes is the parent of its init.
 # Two stages: outside, and inside of the new namespaces.
 set -euo pipefail
-work=$1 lockfs=$2 units=$3
+work=$1 lockfs=${2-} units=${3-}
 
 if [ "${4-}" != inside ]; then
     # systemd wants the root of a tree of control groups (version 2) for itself.
@@ -58,13 +58,22 @@ echo "dev:x:4711:4711::/home/dev:/bin/sh" >>"$root/etc/passwd"
 echo "dev:x:4711:" >>"$root/etc/group"
 install -d -o 4711 -g 4711 "$root/home/dev"
 
-# What a package installs.
-: >"$root/usr/bin/lockfs"
-mount --bind "$lockfs" "$root/usr/bin/lockfs"
-for name in mount.lockfs mount.fuse.lockfs; do ln -sf /usr/bin/lockfs "$root/sbin/$name"; done
-install -d "$root/usr/lib/systemd/user"
-install -m 644 "$units"/*.service "$root/usr/lib/systemd/system/"
-install -m 644 "$units"/user/*.service "$root/usr/lib/systemd/user/"
+rm -f "$root"/usr/bin/lockfs "$root"/sbin/mount{,.fuse}.lockfs "$root"/usr/lib/systemd/{system,user}/lockfs*.service
+if [ -n "$lockfs" ]; then
+    # What a package installs.
+    : >"$root/usr/bin/lockfs"
+    mount --bind "$lockfs" "$root/usr/bin/lockfs"
+    for name in mount.lockfs mount.fuse.lockfs; do ln -sf /usr/bin/lockfs "$root/sbin/$name"; done
+    install -d "$root/usr/lib/systemd/user"
+    install -m 644 "$units"/*.service "$root/usr/lib/systemd/system/"
+    install -m 644 "$units"/user/*.service "$root/usr/lib/systemd/user/"
+else
+    # As on a machine that is no container; and that it has no /locks, whoever runs the tests.
+    rm -f "$root/usr/sbin/policy-rc.d"
+    rmdir "$root/locks" 2>/dev/null || true
+    # The index of all manuals is made anew with each package otherwise, which takes seconds.
+    rm -f "$root/var/lib/man-db/auto-update"
+fi
 
 cd "$root"
 mkdir -p old

@@ -30,14 +30,22 @@ pub(crate) struct Machine {
 }
 
 impl Machine {
-    /// Boots one; returns when all that starts at boot has.
+    /// Boots one with lockfs, its units and its helper; returns when all that starts at boot has.
     pub(crate) fn boot() -> Self {
+        Self::boot_with(&[env!("CARGO_BIN_EXE_lockfs"), concat!(env!("CARGO_MANIFEST_DIR"), "/systemd")])
+    }
+
+    /// Boots one that has nothing of lockfs.
+    pub(crate) fn boot_bare() -> Self {
+        Self::boot_with(&[])
+    }
+
+    fn boot_with(installed: &[&str]) -> Self {
         let work = tempfile::Builder::new().prefix("lockfs-systemd-").tempdir().unwrap();
         let here = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/systemd/boot.sh");
-        let units = concat!(env!("CARGO_MANIFEST_DIR"), "/systemd");
         let log = fs::File::create(work.path().join("log")).unwrap();
         let mut boot = Command::new("bash");
-        boot.arg(here).arg(work.path()).args([env!("CARGO_BIN_EXE_lockfs"), units]).process_group(0);
+        boot.arg(here).arg(work.path()).args(installed).process_group(0);
         boot.stdin(Stdio::null()).stdout(log.try_clone().unwrap()).stderr(log);
         let outer = boot.spawn().unwrap();
         let mut machine = Self { work, outer, init: 0 };

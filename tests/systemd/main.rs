@@ -3,8 +3,11 @@
 //!
 //! Each test boots a machine of its own (`boot.sh`), which takes about a second.
 
+mod document;
+mod documents;
 mod helper;
 mod kept;
 mod machine;
+mod package;
 mod service;
 mod units;

@@ -46,13 +46,13 @@ impl Pair {
             Fact::text("mode", mode),
             Fact::text("grants", grants),
             Fact::text("on_outage", self.policy.to_string()),
-            Fact::text("mode_since", format!("{}s", now.since(since).as_secs())),
-            Fact::text("redis_heard", format!("{}ms ago", now.since(heard).as_millis())),
+            Fact::passing("mode_since", format!("{}s", now.since(since).as_secs())),
+            Fact::passing("redis_heard", format!("{}ms ago", now.since(heard).as_millis())),
             Fact::text("redis_state", there.state.as_str()),
             Fact::text("leveldb_state", here.state.as_str()),
         ];
         if let Some(why) = there.state.trouble() {
-            facts.push(Fact::text("redis_trouble", why));
+            facts.push(Fact::passing("redis_trouble", why));
         }
         let measured = [
             ("alone", number(is_alone.into()), "hybrid_alone", "Whether this host decides by itself."),
