@@ -52,23 +52,40 @@ impl Break {
             }
         };
         end(&place, &token).map_err(|error| {
-            let message = match error.kind() {
-                ErrorKind::PermissionDenied => format!("may not break {name}: {}", facts.sentence()),
-                _ if is_gone(&error) => format!("{name} is not the lock with token {token} any more"),
-                _ => format!("cannot break {name}: {error}"),
-            };
-            Failure::new(Exit::Failed, message)
+            let is_unknown = matches!(error.raw_os_error(), Some(libc::EHOSTDOWN | libc::ETIMEDOUT));
+            let exit = if is_unknown { Exit::Unavailable } else { Exit::Failed };
+            Failure::new(exit, not_ended(&place, &token, &error))
         })?;
         Ok(Exit::Done)
     }
 }
 
+/// Ends the lock at `place`, if its token is this one.
+///
 /// A symlink has no `user.*` attributes (xattr(7)): what describes it takes the word for it.
-fn end(place: &Place, token: &str) -> io::Result<()> {
+///
+/// # Errors
+/// As setxattr(2); [`not_ended`] says what they mean.
+pub(super) fn end(place: &Place, token: &str) -> io::Result<()> {
     if std::fs::symlink_metadata(place.path())?.is_symlink() {
         return xattr::set(&place.info(), "break", token);
     }
     xattr::set(&place.path(), "break", token)
+}
+
+/// Why a lock was not ended, for whoever wanted it.
+pub(super) fn not_ended(place: &Place, token: &str, error: &io::Error) -> String {
+    let name = place.shown();
+    match error.kind() {
+        ErrorKind::PermissionDenied => {
+            let whose = Facts::read(place).map_or_else(|_| "another's".to_owned(), |facts| facts.sentence());
+            format!("may not break {name}, {whose}: only its user and root may")
+        }
+        _ if is_gone(error) => {
+            format!("{name} is not the lock with token {token} any more: lockfs why {name} says whose it is now")
+        }
+        _ => format!("cannot break {name}: {error}"),
+    }
 }
 
 fn confirm(what: &str) -> Result<bool, Failure> {

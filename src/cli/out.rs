@@ -6,6 +6,8 @@
 use std::io::{self, ErrorKind, Write};
 use std::time::Duration;
 
+use unicode_width::{UnicodeWidthChar, UnicodeWidthStr};
+
 use super::{Exit, Failure};
 use crate::lock::LockPath;
 
@@ -15,6 +17,12 @@ use crate::lock::LockPath;
 pub(crate) fn print(data: impl AsRef<[u8]>) -> Result<(), Failure> {
     let mut stdout = std::io::stdout().lock();
     stdout.write_all(data.as_ref()).and_then(|()| stdout.flush()).map_err(|error| unwritten(&error))
+}
+
+/// Whether stdout gets colours: as `--color` says, else where it is a terminal that has them, and neither `NO_COLOR` nor
+/// its like says otherwise.
+pub(crate) fn has_colours() -> bool {
+    anstream::AutoStream::choice(&std::io::stdout()) != anstream::ColorChoice::Never
 }
 
 /// Waits for `span`, or until nobody reads stdout any more, which it says.
@@ -42,6 +50,42 @@ pub(crate) fn escaped(bytes: impl AsRef<[u8]>) -> String {
         bytes => LockPath::join([bytes]).to_string(),
     }
 }
+
+/// How many columns of a terminal `text` takes (Unicode Standard Annex 11).
+pub(crate) fn columns(text: &str) -> usize {
+    text.width()
+}
+
+/// `text` in at most so many columns: its beginning, and `...` for the rest.
+pub(crate) fn cut(text: &str, width: usize) -> String {
+    if columns(text) <= width {
+        return text.to_owned();
+    }
+    let dots = &DOTS[..width.min(DOTS.len())];
+    let (mut kept, mut left) = (String::new(), width - dots.len());
+    for character in text.chars() {
+        let Some(rest) = left.checked_sub(character.width().unwrap_or(0)) else { break };
+        kept.push(character);
+        left = rest;
+    }
+    kept + dots
+}
+
+/// `text` in at most so many columns: its end, behind `...` for the rest.
+pub(crate) fn cut_front(text: &str, width: usize) -> String {
+    if columns(text) <= width {
+        return text.to_owned();
+    }
+    let dots = &DOTS[..width.min(DOTS.len())];
+    let (mut kept, mut left) = (text.len(), width - dots.len());
+    for (at, character) in text.char_indices().rev() {
+        let Some(rest) = left.checked_sub(character.width().unwrap_or(0)) else { break };
+        (kept, left) = (at, rest);
+    }
+    format!("{dots}{}", &text[kept..])
+}
+
+const DOTS: &str = "...";
 
 /// `rows` below `head`, each column as wide as its widest cell, the last one ragged.
 pub(crate) fn table<const N: usize>(head: [&str; N], rows: &[[String; N]]) -> String {
@@ -80,6 +124,18 @@ mod tests {
         let rows = [["caf\u{e9}", "x", ""], ["a", "alice@dev1", "5"]].map(|row| row.map(str::to_owned));
         let text = table(["PATH", "HOLDER", "W"], &rows);
         assert_eq!(text, "PATH  HOLDER      W\ncaf\u{e9}  x\na     alice@dev1  5\n");
+    }
+
+    #[test]
+    fn what_is_cut_fits_whatever_its_letters_are() {
+        let wide = "\u{6f22}\u{5b57}\u{6f22}\u{5b57}/x";
+        assert_eq!((columns(wide), columns("e\u{301}")), (10, 1));
+        assert_eq!((cut(wide, 10).as_str(), cut(wide, 8).as_str()), (wide, "\u{6f22}\u{5b57}..."));
+        assert_eq!(cut_front(wide, 8), "...\u{5b57}/x");
+        for width in 0..12 {
+            assert!(columns(&cut(wide, width)) <= width && columns(&cut_front(wide, width)) <= width, "{width}");
+        }
+        assert_eq!((cut("abcdef", 2).as_str(), cut_front("abcdef", 5).as_str()), ("..", "...ef"));
     }
 
     #[test]

@@ -1,12 +1,13 @@
 //! `lockfs status`: the health of a mount, for people and for scripts.
 
+use std::io;
 use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::Args;
 
 use super::json::Object;
-use super::mounts::{default_mount, mount_at, shown};
+use super::mounts::{Mount, default_mount, mount_at, shown};
 use super::out::print;
 use super::probe::{Answer, read_within};
 use super::{Exit, Failure, Outcome};
@@ -46,7 +47,7 @@ impl Status {
                 return Err(unavailable(format!("the lockfs on {point} did not answer within 5s")));
             }
             Ok(Answer::Refused(error)) => {
-                return Err(unavailable(format!("the lockfs on {point} does not answer: {error}")));
+                return Err(unavailable(unanswered(&mount, &error)));
             }
             Err(error) => return Err(unavailable(format!("cannot ask the lockfs on {point}: {error}"))),
         };
@@ -56,7 +57,25 @@ impl Status {
     }
 }
 
-fn pairs(status: &str) -> impl Iterator<Item = (&str, &str)> {
+/// What tells the daemon of a mount from the next one there, from its status.
+pub(super) fn daemon(status: &str) -> String {
+    pairs(status)
+        .filter(|(key, _)| ["pid", "since"].contains(key))
+        .fold(String::new(), |daemon, (_, value)| daemon + value + " ")
+}
+
+/// What it means that a mount can't be asked.
+pub(super) fn unanswered(mount: &Mount, error: &io::Error) -> String {
+    let point = shown(&mount.point);
+    match error.raw_os_error() {
+        Some(libc::ENOTCONN) => {
+            format!("the lockfs on {point} has no daemon any more: lockfs umount {point}, and mount it again")
+        }
+        _ => format!("the lockfs on {point} does not answer: {error}"),
+    }
+}
+
+pub(super) fn pairs(status: &str) -> impl Iterator<Item = (&str, &str)> {
     let pairs = status.lines().filter_map(|line| line.split_once(':'));
     pairs.map(|(key, value)| (key.trim(), value.trim()))
 }

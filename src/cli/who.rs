@@ -82,7 +82,7 @@ impl Who {
         // A lock that nobody has yet, below a directory that nobody has made, is held by nobody.
         let there = seen(&top.mount.path(""), &top.name, || fs::symlink_metadata(top.path()));
         let is_nothing = there.is_err_and(|error| is_gone(&error));
-        let (rows, exit) = if is_nothing { (Vec::new(), Exit::Done) } else { locks(top, false)? };
+        let (rows, exit) = if is_nothing { (Vec::new(), Exit::Done) } else { locks(&top, false)? };
         for row in rows {
             add(&mut parties, row.name, row.facts);
         }
