@@ -82,7 +82,9 @@ pub(super) fn not_ended(place: &Place, token: &str, error: &io::Error) -> String
             format!("may not break {name}, {whose}: only its user and root may")
         }
         _ if is_gone(error) => {
-            format!("{name} is not the lock with token {token} any more: lockfs why {name} says whose it is now")
+            format!(
+                "{name} is not the lock with token {token} any more: lockfs why {name} says whose it is now"
+            )
         }
         _ => format!("cannot break {name}: {error}"),
     }

@@ -133,7 +133,10 @@ mod tests {
         assert_eq!((cut(wide, 10).as_str(), cut(wide, 8).as_str()), (wide, "\u{6f22}\u{5b57}..."));
         assert_eq!(cut_front(wide, 8), "...\u{5b57}/x");
         for width in 0..12 {
-            assert!(columns(&cut(wide, width)) <= width && columns(&cut_front(wide, width)) <= width, "{width}");
+            assert!(
+                columns(&cut(wide, width)) <= width && columns(&cut_front(wide, width)) <= width,
+                "{width}"
+            );
         }
         assert_eq!((cut("abcdef", 2).as_str(), cut_front("abcdef", 5).as_str()), ("..", "...ef"));
     }

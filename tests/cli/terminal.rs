@@ -18,6 +18,8 @@ pub(crate) struct Terminal {
     master: File,
     /// The program's end, kept open so that its modes can be asked for after the program's end.
     slave: OwnedFd,
+    /// The modes that the program found.
+    pub(crate) found: Modes,
     shown: Arc<Mutex<Shown>>,
 }
 
@@ -49,6 +51,7 @@ impl Terminal {
                 Ok(())
             });
         }
+        let found = modes(&slave);
         let child = command.spawn().unwrap();
         let parser = vt100::Parser::new(some(lines), some(columns), 0);
         let shown = Arc::new(Mutex::new(Shown { parser, bytes: Vec::new() }));
@@ -61,7 +64,7 @@ impl Terminal {
                 shown.bytes.extend_from_slice(&buffer[..length]);
             }
         });
-        Self { child, master, slave, shown }
+        Self { child, master, slave, found, shown }
     }
 
     pub(crate) fn press(&mut self, keys: &str) {
@@ -93,7 +96,8 @@ impl Terminal {
         let shown = self.shown.lock().unwrap();
         let screen = shown.parser.screen();
         let (lines, columns) = screen.size();
-        let mut cells = (0..lines.get()).flat_map(|line| (0..columns.get()).map(move |column| (line, column)));
+        let mut cells =
+            (0..lines.get()).flat_map(|line| (0..columns.get()).map(move |column| (line, column)));
         cells.any(|(line, column)| {
             screen.cell(line, column).is_some_and(|cell| cell.fgcolor() != vt100::Color::Default)
         })
@@ -136,13 +140,7 @@ impl Terminal {
 
     /// The modes of the terminal as they are.
     pub(crate) fn modes(&self) -> Modes {
-        // SAFETY: termios is plain data, for which zeroes are a value; the call fills it in.
-        let modes = unsafe {
-            let mut modes: libc::termios = std::mem::zeroed();
-            assert_eq!(libc::tcgetattr(self.slave.as_raw_fd(), &raw mut modes), 0);
-            modes
-        };
-        (modes.c_iflag, modes.c_oflag, modes.c_lflag)
+        modes(&self.slave)
     }
 
     pub(crate) fn signal(&self, name: &str) {
@@ -168,6 +166,16 @@ impl Drop for Terminal {
     }
 }
 
+fn modes(slave: &OwnedFd) -> Modes {
+    // SAFETY: termios is plain data, for which zeroes are a value; the call fills it in.
+    let modes = unsafe {
+        let mut modes: libc::termios = std::mem::zeroed();
+        assert_eq!(libc::tcgetattr(slave.as_raw_fd(), &raw mut modes), 0);
+        modes
+    };
+    (modes.c_iflag, modes.c_oflag, modes.c_lflag)
+}
+
 fn some(number: u16) -> NonZero<u16> {
     NonZero::new(number).expect("a terminal has lines and columns")
 }
@@ -178,8 +186,7 @@ fn pair(lines: u16, columns: u16) -> (File, OwnedFd) {
     // SAFETY: the call fills in two descriptors, which are nobody else's, and reads `size`.
     unsafe {
         let null = std::ptr::null_mut();
-        let result =
-            libc::openpty(&raw mut master, &raw mut slave, null, std::ptr::null(), &raw const size);
+        let result = libc::openpty(&raw mut master, &raw mut slave, null, std::ptr::null(), &raw const size);
         assert_eq!(result, 0, "{}", io::Error::last_os_error());
         for end in [master, slave] {
             libc::fcntl(end, libc::F_SETFD, libc::FD_CLOEXEC);

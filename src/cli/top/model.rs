@@ -16,6 +16,7 @@ use super::super::follow::Line;
 use super::super::mounts::shown;
 use super::super::out::escaped;
 use super::super::status::pairs;
+use super::super::who::is_a_jobs;
 use super::wire::{Answer, Ask, Look, Seen, Tree};
 use crate::clock::{BootTime, Now, WallTime};
 use crate::lock::Ttl;
@@ -141,7 +142,7 @@ impl Detail {
             [first, others @ ..] => Some(format!("{}, {} more", first.how(), others.len())),
         };
         Self {
-            holder: if facts.get("state") == Some("free") { "nobody".to_owned() } else { facts.holder() },
+            holder: holder(&facts),
             state: escaped(facts.get("state").unwrap_or("-")),
             how,
             since: facts.since(),
@@ -151,6 +152,16 @@ impl Detail {
             token: facts.get("token").map(escaped),
             lines: text.lines().map(on_one_line).collect(),
         }
+    }
+}
+
+/// Who holds it: a named session itself, for the process that acquired may be long gone; else the process.
+fn holder(facts: &Facts) -> String {
+    let (owner, host) = (facts.get("owner").unwrap_or("nobody"), facts.get("host").unwrap_or_default());
+    match facts.get("session").filter(|_| facts.grants().is_empty()) {
+        _ if facts.get("state") == Some("free") => "nobody".to_owned(),
+        Some(session) if !is_a_jobs(session, host) => escaped(format!("{owner} {session}")),
+        _ => facts.holder(),
     }
 }
 
@@ -490,7 +501,8 @@ impl Model {
 
     /// Filters and sorts anew, and keeps the selection where it is.
     fn arrange(&mut self) {
-        let mut listed: Vec<_> = (0..self.rows.len()).filter(|&index| self.is_meant(&self.rows[index])).collect();
+        let mut listed: Vec<_> =
+            (0..self.rows.len()).filter(|&index| self.is_meant(&self.rows[index])).collect();
         if self.sort != Column::Path {
             listed.sort_by(|&a, &b| compared(self.sort, &self.rows[a], &self.rows[b]));
         }
@@ -635,7 +647,9 @@ impl Model {
             }
             KeyCode::Backspace => _ = self.filter.pop(),
             KeyCode::Char('u') if key.modifiers.contains(KeyModifiers::CONTROL) => self.filter.clear(),
-            KeyCode::Char(letter) if !key.modifiers.contains(KeyModifiers::CONTROL) => self.filter.push(letter),
+            KeyCode::Char(letter) if !key.modifiers.contains(KeyModifiers::CONTROL) => {
+                self.filter.push(letter)
+            }
             _ => {}
         }
         self.arrange();
@@ -699,7 +713,9 @@ fn compared(column: Column, a: &Row, b: &Row) -> Ordering {
     match column {
         Column::Path => a.path.cmp(&b.path),
         Column::Holder => first.holder.cmp(&second.holder),
-        Column::Age => first.since.is_none().cmp(&second.since.is_none()).then(first.since.cmp(&second.since)),
+        Column::Age => {
+            first.since.is_none().cmp(&second.since.is_none()).then(first.since.cmp(&second.since))
+        }
         Column::Ttl => first.left.rank().cmp(&second.left.rank()),
         Column::Waiting => second.waiting.cmp(&first.waiting),
     }

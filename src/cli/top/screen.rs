@@ -58,7 +58,10 @@ impl Screen {
     /// # Errors
     /// Where the terminal is gone.
     pub(super) fn clear(&mut self) -> io::Result<()> {
-        self.terminal.clear()
+        // Not the terminal's own way to do so, which asks it where its cursor is and waits for the answer.
+        crossterm::execute!(io::stdout(), crossterm::terminal::Clear(crossterm::terminal::ClearType::All))?;
+        self.terminal = Terminal::new(CrosstermBackend::new(io::stdout()))?;
+        Ok(())
     }
 
     /// What comes within `limit`, and all that came with it.
@@ -98,8 +101,12 @@ impl Screen {
         // What is raw already is left as it is by crossterm, whatever a shell has made of it since.
         crossterm::terminal::disable_raw_mode()?;
         crossterm::terminal::enable_raw_mode()?;
-        crossterm::execute!(io::stdout(), crossterm::terminal::EnterAlternateScreen, crossterm::cursor::Hide)?;
-        self.terminal.clear()
+        crossterm::execute!(
+            io::stdout(),
+            crossterm::terminal::EnterAlternateScreen,
+            crossterm::cursor::Hide
+        )?;
+        self.clear()
     }
 
     fn leave(&mut self) {

@@ -59,7 +59,8 @@ impl Source {
 
     /// Whether another lockfs is mounted by now where the one was that this reads.
     pub(super) fn is_of_the_past(&self) -> bool {
-        mount_at(&self.mount.point).is_ok_and(|mount| mount.point == self.mount.point && mount.id != self.mount.id)
+        mount_at(&self.mount.point)
+            .is_ok_and(|mount| mount.point == self.mount.point && mount.id != self.mount.id)
     }
 
     /// A new process, which reads what is mounted there now; errors as [`start`](Self::start).

@@ -146,7 +146,10 @@ fn count(count: usize, what: &str) -> String {
 pub(super) fn trouble(model: &Model) -> Option<String> {
     if let Some(silent) = model.silent_for() {
         let of = model.mount.as_str();
-        return Some(format!("the lockfs on {of} has not answered for {}: what is shown is old", span(silent.as_secs())));
+        return Some(format!(
+            "the lockfs on {of} has not answered for {}: what is shown is old",
+            span(silent.as_secs())
+        ));
     }
     match &model.health {
         Health::Gone(why) => Some(format!("{why} (this goes on when it is back)")),
@@ -166,7 +169,7 @@ fn draw_list(model: &Model, palette: Palette, area: Rect, frame: &mut Frame<'_>)
     let ttl = if has_bars { BAR + 8 } else { 8 };
     let scope = if has_scope { 8 } else { 0 };
     // AGE, TTL, WAITING, and a blank between the columns.
-    let fixed = 7 + 1 + ttl + 1 + 7 + 1 + scope;
+    let fixed = 7 + ttl + scope + 7 + 4;
     let rest = area.width.saturating_sub(fixed);
     let holder = if rest < 24 { rest / 2 } else { (rest * 2 / 5).max(12) };
     let path = rest.saturating_sub(holder + 1);
@@ -321,7 +324,9 @@ fn foot(model: &Model, palette: Palette, width: u16) -> Line<'static> {
     let width = usize::from(width);
     match (&model.mode, &model.message) {
         (Mode::Filter(_), _) => Line::raw(cut_front(&format!("filter: {}_", model.filter), width)),
-        (_, Some(message)) => Line::styled(cut(message, width), palette.of(Color::Yellow).add_modifier(Modifier::BOLD)),
+        (_, Some(message)) => {
+            Line::styled(cut(message, width), palette.of(Color::Yellow).add_modifier(Modifier::BOLD))
+        }
         _ if !model.filter.is_empty() => {
             Line::raw(cut(&format!("filter: {}  (Esc clears it)  ? help  q quit", model.filter), width))
         }
@@ -358,7 +363,7 @@ fn draw_question(doomed: &Doomed, palette: Palette, frame: &mut Frame<'_>) {
         // What must not be lost where there is little room comes first; a long name must not push it out.
         vec![
             Line::styled(cut("break it? y/N", width), style),
-            Line::raw(cut_front(&format!("lock   {name}"), width)),
+            Line::raw(format!("lock   {}", cut_front(name, width.saturating_sub(7)))),
             Line::raw(cut(&format!("holder {holder}"), width)),
             Line::raw(cut(&format!("token  {token}"), width)),
         ]

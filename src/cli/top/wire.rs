@@ -259,7 +259,12 @@ mod tests {
     #[test]
     fn what_is_said_arrives() {
         let odd = path(b"a\n\xff b");
-        let look = Look { tree: true, shown: vec![odd.clone(), "b".into()], others: vec!["c".into()], open: Some("d".into()) };
+        let look = Look {
+            tree: true,
+            shown: vec![odd.clone(), "b".into()],
+            others: vec!["c".into()],
+            open: Some("d".into()),
+        };
         let asks = [
             Ask::Look(Look::default()),
             Ask::Look(look),
