@@ -7,6 +7,7 @@ use clap::Args;
 
 use super::facts::{Facts, is_gone};
 use super::mounts::{Place, place};
+use super::status::explained;
 use super::{Exit, Failure, Outcome, xattr};
 use crate::lock::Token;
 
@@ -36,15 +37,25 @@ impl Break {
         let place = place(&self.path)?.of_a_lock()?;
         let name = place.shown();
         let facts = Facts::read(&place).map_err(|error| match is_gone(&error) {
-            true => Failure::new(Exit::Failed, format!("there is no lock {name}")),
-            false => Failure::new(Exit::Unavailable, format!("cannot read {name}: {error}")),
+            true => Failure::new(
+                Exit::Failed,
+                format!("there is no lock {name}: lockfs ls lists those there are"),
+            ),
+            false => Failure::new(
+                Exit::Unavailable,
+                format!("cannot read {name}: {}", explained(&place.mount, &error)),
+            ),
         })?;
         let token = match self.token {
             Some(token) => token.to_string(),
             None => {
                 let token = facts.get("token").map(str::to_owned);
-                let token =
-                    token.ok_or_else(|| Failure::new(Exit::Failed, format!("{name} is not a lock")))?;
+                let token = token.ok_or_else(|| {
+                    Failure::new(
+                        Exit::Failed,
+                        format!("{name} is not a lock that has a token: lockfs why {name} says what it is"),
+                    )
+                })?;
                 if !self.yes && !confirm(&format!("{name} is {}", facts.sentence()))? {
                     return Err(Failure::new(Exit::Failed, format!("{name} stays as it is")));
                 }
@@ -86,7 +97,7 @@ pub(super) fn not_ended(place: &Place, token: &str, error: &io::Error) -> String
                 "{name} is not the lock with token {token} any more: lockfs why {name} says whose it is now"
             )
         }
-        _ => format!("cannot break {name}: {error}"),
+        _ => format!("cannot break {name}: {}", explained(&place.mount, error)),
     }
 }
 

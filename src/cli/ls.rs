@@ -10,7 +10,8 @@ use clap::Args;
 use super::facts::{Facts, Grant, TtlLeft, is_gone};
 use super::json::{self, Object};
 use super::mounts::{Place, default_mount, place, shown};
-use super::out::{escaped, print, span, table};
+use super::out::{escaped, fitted, print_painted, span, width};
+use super::status::explained;
 use super::walk::{Directories, Finder, walk};
 use super::{Exit, Failure, Outcome, say};
 
@@ -19,7 +20,7 @@ use super::{Exit, Failure, Outcome, say};
 /// Walks the tree and reads what each lock says of itself. A directory is listed if it is a lock, that is named
 /// *.lock or has a ttl; with --all each is. A lock that is released meanwhile is left out. WAITING is how many wait for
 /// it. Of a file that flock(2) or fcntl(2) is used on, HOLDER is the first of those who have it locked, and how; JSON
-/// has all of them as grants.
+/// has all of them as grants. On a terminal lines are cut to its width, in a pipe never.
 #[derive(Debug, Args)]
 #[command(after_long_help = "\
 Examples:
@@ -52,7 +53,7 @@ impl Ls {
             None => Place { mount: default_mount()?, name: PathBuf::new() },
         };
         let (rows, exit) = locks(&top, self.all)?;
-        print(if self.json { as_json(&rows) } else { as_table(&rows) })?;
+        print_painted(&if self.json { as_json(&rows) } else { as_table(&rows, width()) })?;
         Ok(exit)
     }
 }
@@ -64,7 +65,12 @@ pub(super) fn locks(top: &Place, all: bool) -> Result<(Vec<Row>, Exit), Failure>
     let directories = if all { Directories::All } else { Directories::Locks };
     walk(top, directories, &mut listing).map_err(|error| {
         let exit = if is_gone(&error) { Exit::Failed } else { Exit::Unavailable };
-        Failure::new(exit, format!("cannot list {}: {error}", shown(&top.path())))
+        let path = shown(&top.path());
+        let message = match exit {
+            Exit::Failed => format!("there is no lock {path}: lockfs ls lists those there are"),
+            _ => format!("cannot list {path}: {}", explained(&top.mount, &error)),
+        };
+        Failure::new(exit, message)
     })?;
     listing.rows.sort_by(|a, b| a.name.cmp(&b.name));
     Ok((listing.rows, listing.exit))
@@ -87,12 +93,12 @@ impl Finder for Listing {
     }
 
     fn failed(&mut self, place: &Place, error: &io::Error) {
-        say(format_args!("cannot read {}: {error}", shown(&place.path())));
+        say(format_args!("cannot read {}: {}", shown(&place.path()), explained(&place.mount, error)));
         self.exit = Exit::Failed;
     }
 }
 
-fn as_table(rows: &[Row]) -> String {
+fn as_table(rows: &[Row], width: Option<usize>) -> String {
     let rows: Vec<_> = rows
         .iter()
         .map(|Row { name, facts, .. }| {
@@ -107,7 +113,7 @@ fn as_table(rows: &[Row]) -> String {
             [shown(name), holder(facts), age, ttl, scope, waiting]
         })
         .collect();
-    table(["PATH", "HOLDER", "AGE", "TTL-LEFT", "SCOPE", "WAITING"], &rows)
+    fitted(["PATH", "HOLDER", "AGE", "TTL-LEFT", "SCOPE", "WAITING"], &rows, width)
 }
 
 /// Who holds it; of an advisory file the first of them, and how: `bob@dev1 make[7] (flock shared, 2 more)`.

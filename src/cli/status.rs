@@ -66,13 +66,34 @@ pub(super) fn daemon(status: &str) -> String {
 
 /// What it means that a mount can't be asked.
 pub(super) fn unanswered(mount: &Mount, error: &io::Error) -> String {
-    let point = shown(&mount.point);
-    match error.raw_os_error() {
-        Some(libc::ENOTCONN) => {
-            format!("the lockfs on {point} has no daemon any more: lockfs umount {point}, and mount it again")
-        }
-        _ => format!("the lockfs on {point} does not answer: {error}"),
+    match reason(mount, error) {
+        Some(reason) => reason,
+        None => format!("the lockfs on {} does not answer: {error}", shown(&mount.point)),
     }
+}
+
+/// What is wrong with the mount or its store, where it is that of which `error` tells, and what to do.
+fn reason(mount: &Mount, error: &io::Error) -> Option<String> {
+    let point = shown(&mount.point);
+    Some(match error.raw_os_error()? {
+        libc::ENOTCONN | libc::ECONNABORTED => {
+            format!("the lockfs on {point} has no daemon any more: lockfs mount {point} begins anew")
+        }
+        libc::EHOSTDOWN => format!("the store of {point} can't be reached: lockfs status {point} says why"),
+        libc::ETIMEDOUT => {
+            format!(
+                "the store of {point} did not answer in time: lockfs status {point} says how it is; try again"
+            )
+        }
+        libc::EIO => format!("the store of {point} has failed: lockfs status {point} and its log say how"),
+        libc::ENOSPC => format!("the disk or memory of the store of {point} is full: make room there"),
+        _ => return None,
+    })
+}
+
+/// An error of a file of the mount, for a message that says what was tried.
+pub(super) fn explained(mount: &Mount, error: &io::Error) -> String {
+    reason(mount, error).unwrap_or_else(|| error.to_string())
 }
 
 pub(super) fn pairs(status: &str) -> impl Iterator<Item = (&str, &str)> {

@@ -43,6 +43,7 @@ pub(super) fn walk(top: &Place, directories: Directories, finder: &mut dyn Finde
         let entries = fs::read_dir(directory.path()).and_then(Iterator::collect::<Result<Vec<_>, _>>);
         let entries = match entries {
             Ok(entries) => entries,
+            Err(error) if directory == *top => return Err(error),
             Err(error) => {
                 fail(finder, &directory, &error);
                 continue;

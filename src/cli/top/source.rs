@@ -183,7 +183,8 @@ impl Reader {
         let events = self.follower.read(mount, &status::daemon(&status))?;
         let mut seen = Seen { status, events, ..Seen::default() };
         // The mount answers for itself whatever its store does; what the store has to say may be missing.
-        seen.trouble = look_closer(mount, look, &mut seen).err().map(|error| error.to_string());
+        let error = look_closer(mount, look, &mut seen).err();
+        seen.trouble = error.map(|error| status::explained(mount, &error));
         Ok(seen)
     }
 }
