@@ -10,6 +10,7 @@ mod check;
 mod child;
 mod claim;
 mod facts;
+mod follow;
 mod fresh;
 mod generate;
 mod hook;
@@ -28,8 +29,10 @@ mod run;
 mod session;
 mod signals;
 mod status;
+mod top;
 mod umount;
 mod wait;
+mod walk;
 mod watch;
 mod who;
 mod why;
@@ -40,7 +43,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::process::ExitCode;
 
 use clap::error::ErrorKind;
-use clap::{CommandFactory, FromArgMatches, Parser, Subcommand};
+use clap::{CommandFactory, FromArgMatches, Parser, Subcommand, ValueEnum};
 
 use crate::config::Described;
 
@@ -122,8 +125,33 @@ fn say_as(name: &str, message: impl Display) {
 #[command(name = "lockfs", version, max_term_width = 100, after_long_help = format!("Exit codes:\n{EXIT_CODES}\n\n{EXAMPLES}"))]
 #[command(disable_help_subcommand = true, arg_required_else_help = true)]
 struct Cli {
+    /// When to colour what is printed [default: auto: on a terminal, unless NO_COLOR is set]
+    #[arg(long, value_name = "WHEN", value_enum, global = true, hide_default_value = true)]
+    #[arg(default_value_t = Colour::Auto, display_order = 900)]
+    color: Colour,
     #[command(subcommand)]
     command: Command,
+}
+
+/// When what is printed has colours.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+enum Colour {
+    /// On a terminal that has them; `NO_COLOR`, `CLICOLOR`, `CLICOLOR_FORCE` and `TERM=dumb` count.
+    Auto,
+    Always,
+    Never,
+}
+
+impl Colour {
+    /// Makes it so for all that is printed through [`out`].
+    fn set(self) {
+        let choice = match self {
+            Self::Auto => anstream::ColorChoice::Auto,
+            Self::Always => anstream::ColorChoice::Always,
+            Self::Never => anstream::ColorChoice::Never,
+        };
+        choice.write_global();
+    }
 }
 
 /// What [`Exit`] comes to, for people.
@@ -142,6 +170,7 @@ Examples:
   $ lockfs run deploy -- ./deploy.sh
   $ lockfs acquire --wait 30s build/web
   $ lockfs ls
+  $ lockfs top
   $ lockfs umount /locks";
 
 #[derive(Debug, Subcommand)]
@@ -152,6 +181,7 @@ enum Command {
     Ls(ls::Ls),
     Who(who::Who),
     Why(why::Why),
+    Top(top::Top),
     Watch(watch::Watch),
     Acquire(acquire::Acquire),
     Run(run::Run),
@@ -174,6 +204,7 @@ impl Command {
             Self::Ls(command) => command.perform(),
             Self::Who(command) => command.perform(),
             Self::Why(command) => command.perform(),
+            Self::Top(command) => command.perform(),
             Self::Watch(command) => command.perform(),
             Self::Acquire(command) => command.perform(),
             Self::Run(command) => command.perform(),
@@ -194,7 +225,10 @@ pub fn main() -> ExitCode {
         return mount_helper::run();
     }
     let outcome = caught(|| match parse() {
-        Ok(cli) => cli.command.perform(),
+        Ok(cli) => {
+            cli.color.set();
+            cli.command.perform()
+        }
         Err(error) => explain(&error),
     });
     let exit = outcome.unwrap_or_else(|failure| {

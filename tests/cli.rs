@@ -23,6 +23,10 @@ mod naming;
 mod people;
 #[path = "servers/mod.rs"]
 mod servers;
+#[path = "cli/terminal.rs"]
+mod terminal;
+#[path = "cli/top.rs"]
+mod top;
 #[path = "cli/waiting.rs"]
 mod waiting;
 #[path = "cli/watching.rs"]

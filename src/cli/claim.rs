@@ -16,6 +16,7 @@ use super::facts::{Facts, is_gone};
 use super::mounts::{Place, shown};
 use super::session::SessionName;
 use super::signals::{Signals, Waited};
+use super::status::explained;
 use super::wait::{Limit, Queue};
 use super::{Exit, Failure, xattr};
 use crate::lock::Ttl;
@@ -236,7 +237,7 @@ fn refusal(place: &Place, session: Option<&SessionName>, error: &io::Error) -> F
         ErrorKind::PermissionDenied | ErrorKind::NotADirectory | ErrorKind::InvalidFilename => Exit::Usage,
         _ => Exit::Unavailable,
     };
-    Failure::new(exit, format!("cannot acquire {name}: {error}"))
+    Failure::new(exit, format!("cannot acquire {name}: {}", explained(&place.mount, error)))
 }
 
 /// How a held lock ends without its holder's release.

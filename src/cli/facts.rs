@@ -15,6 +15,7 @@ use super::mounts::Place;
 use super::out::{escaped, span};
 use super::xattr;
 use crate::clock::{Clock, SystemClock, WallTime};
+use crate::lock::Kind;
 
 /// The attributes of a directory that are words of its lock too.
 const ATTRIBUTES: &[&str] =
@@ -91,19 +92,17 @@ impl Facts {
     /// [`ErrorKind::NotFound`] or [`ErrorKind::StaleNetworkFileHandle`] when there is no such lock (any
     /// more); others when it can't be asked.
     pub(crate) fn read(place: &Place) -> io::Result<Self> {
-        match read_at_once(&place.info()) {
-            Ok(text) => Ok(Self::parse(&String::from_utf8_lossy(&text))),
-            Err(error) if error.kind() == ErrorKind::IsADirectory => Self::of_directory(place),
-            Err(error) => Err(error),
-        }
+        let (text, kind) = said(place)?;
+        let mut facts = Self::parse(&text);
+        // A directory is a lock if it says so by its name or by having a ttl (DESIGN 5).
+        let is_named_a_lock = place.lock().as_os_str().as_bytes().ends_with(b".lock");
+        facts.is_way = kind == Kind::Directory && facts.ttl() == TtlLeft::Never && !is_named_a_lock;
+        Ok(facts)
     }
 
-    fn now() -> Self {
-        Self { read: SystemClock.now().wall, ..Self::default() }
-    }
-
-    fn parse(text: &str) -> Self {
-        let mut facts = Self::now();
+    /// The facts of what [`said`] returned, just now.
+    pub(crate) fn parse(text: &str) -> Self {
+        let mut facts = Self { read: SystemClock.now().wall, ..Self::default() };
         for (key, value) in text.lines().filter_map(|line| line.split_once(": ")) {
             match key {
                 "flock" | "fcntl" => facts.grants.extend(Grant::parse(key, value)),
@@ -136,23 +135,6 @@ impl Facts {
         }
     }
 
-    fn of_directory(place: &Place) -> io::Result<Self> {
-        let handle = Handle::open(place)?;
-        let mut facts = Self::now();
-        for name in ATTRIBUTES {
-            match xattr::get(&handle.path(), name) {
-                Ok(value) => _ = facts.values.insert((*name).to_owned(), value),
-                Err(error) if is_gone(&error) => return Err(error),
-                // ENODATA, for which there is no kind: what nobody holds has no owner.
-                Err(_) => {}
-            }
-        }
-        // A directory is a lock if it says so by its name or by having a ttl (DESIGN 5).
-        let is_named_a_lock = place.lock().as_os_str().as_bytes().ends_with(b".lock");
-        facts.is_way = facts.ttl() == TtlLeft::Never && !is_named_a_lock;
-        Ok(facts)
-    }
-
     /// What is said of `name`; `None` where the mount does not say.
     pub(crate) fn get(&self, name: &str) -> Option<&str> {
         self.values.get(name).map(String::as_str).filter(|value| !value.is_empty())
@@ -182,9 +164,19 @@ impl Facts {
         escaped(holder)
     }
 
+    /// Since when it has been held.
+    pub(crate) fn since(&self) -> Option<WallTime> {
+        parse_time(self.get("since")?)
+    }
+
+    /// When it expires, unless it is renewed.
+    pub(crate) fn deadline(&self) -> Option<WallTime> {
+        parse_time(self.get("expires")?)
+    }
+
     /// For how many seconds it has been held.
     pub(crate) fn age(&self) -> Option<u64> {
-        Some(self.read.since(parse_time(self.get("since")?)?).as_secs())
+        Some(self.read.since(self.since()?).as_secs())
     }
 
     /// How long it still lives: seconds, to a second, or `never` expires.
@@ -234,6 +226,35 @@ impl Facts {
         }
         text
     }
+}
+
+/// What the mount says of the lock at `place`, as the lines that [`Facts::parse`] reads; and whether it is a directory.
+///
+/// # Errors
+/// As [`Facts::read`].
+pub(crate) fn said(place: &Place) -> io::Result<(String, Kind)> {
+    match read_at_once(&place.info()) {
+        Ok(text) => Ok((String::from_utf8_lossy(&text).into_owned(), Kind::File)),
+        Err(error) if error.kind() == ErrorKind::IsADirectory => {
+            Ok((said_of_directory(place)?, Kind::Directory))
+        }
+        Err(error) => Err(error),
+    }
+}
+
+fn said_of_directory(place: &Place) -> io::Result<String> {
+    let handle = Handle::open(place)?;
+    let mut text = String::new();
+    for name in ATTRIBUTES {
+        match xattr::get(&handle.path(), name) {
+            // A value stays on its line, as in `.lockfs/info`.
+            Ok(value) => text += &format!("{name}: {}\n", value.replace(|c: char| c.is_control(), "?")),
+            Err(error) if is_gone(&error) => return Err(error),
+            // ENODATA, for which there is no kind: what nobody holds has no owner.
+            Err(_) => {}
+        }
+    }
+    Ok(text)
 }
 
 /// Reads a file of the mount with as few requests as that takes: `fs::read` asks for its size, which is 0, and then for

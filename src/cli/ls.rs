@@ -1,16 +1,18 @@
 //! `lockfs ls`: the locks of a tree, by walking it.
 
-use std::ffi::OsStr;
-use std::fs::{self, FileType};
+use std::fs::FileType;
+use std::io;
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
 use clap::Args;
 
-use super::facts::{Facts, Grant, TtlLeft, expires, is_gone};
+use super::facts::{Facts, Grant, TtlLeft, is_gone};
 use super::json::{self, Object};
 use super::mounts::{Place, default_mount, place, shown};
-use super::out::{escaped, print, span, table};
+use super::out::{escaped, fitted, print_painted, span, width};
+use super::status::explained;
+use super::walk::{Directories, Finder, walk};
 use super::{Exit, Failure, Outcome, say};
 
 /// List the locks: who holds what, since when
@@ -18,7 +20,7 @@ use super::{Exit, Failure, Outcome, say};
 /// Walks the tree and reads what each lock says of itself. A directory is listed if it is a lock, that is named
 /// *.lock or has a ttl; with --all each is. A lock that is released meanwhile is left out. WAITING is how many wait for
 /// it. Of a file that flock(2) or fcntl(2) is used on, HOLDER is the first of those who have it locked, and how; JSON
-/// has all of them as grants.
+/// has all of them as grants. On a terminal lines are cut to its width, in a pipe never.
 #[derive(Debug, Args)]
 #[command(after_long_help = "\
 Examples:
@@ -50,99 +52,53 @@ impl Ls {
             Some(path) => place(path)?,
             None => Place { mount: default_mount()?, name: PathBuf::new() },
         };
-        let (rows, exit) = locks(top, self.all)?;
-        print(if self.json { as_json(&rows) } else { as_table(&rows) })?;
+        let (rows, exit) = locks(&top, self.all)?;
+        print_painted(&if self.json { as_json(&rows) } else { as_table(&rows, width()) })?;
         Ok(exit)
     }
 }
 
 /// The locks at `top` and below it, by name; with `all` plain directories too. What could not be read was said, and
 /// makes the exit code.
-pub(super) fn locks(top: Place, all: bool) -> Result<(Vec<Row>, Exit), Failure> {
-    let kind = fs::symlink_metadata(top.path())
-        .map_err(|error| {
-            let exit = if is_gone(&error) { Exit::Failed } else { Exit::Unavailable };
-            Failure::new(exit, format!("cannot list {}: {error}", shown(&top.path())))
-        })?
-        .file_type();
-    let mut walk = Walk { all, rows: Vec::new(), exit: Exit::Done };
-    if kind.is_dir() {
-        // The directory that was asked for is not one of its locks.
-        walk.children(&top);
-    } else {
-        walk.entry(top, kind);
-    }
-    walk.rows.sort_by(|a, b| a.name.cmp(&b.name));
-    Ok((walk.rows, walk.exit))
+pub(super) fn locks(top: &Place, all: bool) -> Result<(Vec<Row>, Exit), Failure> {
+    let mut listing = Listing { rows: Vec::new(), exit: Exit::Done };
+    let directories = if all { Directories::All } else { Directories::Locks };
+    walk(top, directories, &mut listing).map_err(|error| {
+        let exit = if is_gone(&error) { Exit::Failed } else { Exit::Unavailable };
+        let path = shown(&top.path());
+        let message = match exit {
+            Exit::Failed => format!("there is no lock {path}: lockfs ls lists those there are"),
+            _ => format!("cannot list {path}: {}", explained(&top.mount, &error)),
+        };
+        Failure::new(exit, message)
+    })?;
+    listing.rows.sort_by(|a, b| a.name.cmp(&b.name));
+    Ok((listing.rows, listing.exit))
 }
 
-/// A walk through the tree, and what it found.
-struct Walk {
-    all: bool,
+/// What a walk found, and whether all of it could be read.
+struct Listing {
     rows: Vec<Row>,
     exit: Exit,
 }
 
-impl Walk {
-    /// Takes everything below `directory`, however deep, without a call in a call.
-    fn children(&mut self, directory: &Place) {
-        let mut open = vec![directory.clone()];
-        while let Some(directory) = open.pop() {
-            let entries = fs::read_dir(directory.path()).and_then(Iterator::collect::<Result<Vec<_>, _>>);
-            let entries = match entries {
-                Ok(entries) => entries,
-                Err(error) => {
-                    self.skip(&directory, &error);
-                    continue;
-                }
-            };
-            let is_root = directory.name.as_os_str().is_empty();
-            for entry in entries {
-                if is_root && is_reserved(&entry.file_name()) {
-                    continue;
-                }
-                let child =
-                    Place { mount: directory.mount.clone(), name: directory.name.join(entry.file_name()) };
-                match entry.file_type() {
-                    Ok(kind) => {
-                        if kind.is_dir() {
-                            open.push(child.clone());
-                        }
-                        self.entry(child, kind);
-                    }
-                    Err(error) => self.skip(&child, &error),
-                }
-            }
+impl Finder for Listing {
+    fn found(&mut self, place: Place, kind: FileType) {
+        match Facts::read(&place) {
+            Ok(facts) => self.rows.push(Row { name: place.name, kind, facts }),
+            // What went away while we looked is not there.
+            Err(error) if is_gone(&error) => {}
+            Err(error) => self.failed(&place, &error),
         }
     }
 
-    fn entry(&mut self, place: Place, kind: FileType) {
-        let is_lock = self.all || !kind.is_dir() || place.name.as_os_str().as_bytes().ends_with(b".lock");
-        let facts = match is_lock {
-            true => Facts::read(&place).map(Some),
-            false => expires(&place).and_then(|expires| expires.then(|| Facts::read(&place)).transpose()),
-        };
-        match facts {
-            Ok(Some(facts)) => self.rows.push(Row { name: place.name, kind, facts }),
-            Ok(None) => {}
-            Err(error) => self.skip(&place, &error),
-        }
-    }
-
-    /// What went away while we looked is not there; what can't be read is said, and counts.
-    fn skip(&mut self, place: &Place, error: &std::io::Error) {
-        if !is_gone(error) {
-            say(format_args!("cannot read {}: {error}", shown(&place.path())));
-            self.exit = Exit::Failed;
-        }
+    fn failed(&mut self, place: &Place, error: &io::Error) {
+        say(format_args!("cannot read {}: {}", shown(&place.path()), explained(&place.mount, error)));
+        self.exit = Exit::Failed;
     }
 }
 
-fn is_reserved(name: &OsStr) -> bool {
-    [".sessions", ".wait", ".lockfs"].iter().any(|reserved| name == *reserved)
-}
-
-fn as_table(rows: &[Row]) -> String {
+fn as_table(rows: &[Row], width: Option<usize>) -> String {
     let rows: Vec<_> = rows
         .iter()
         .map(|Row { name, facts, .. }| {
@@ -157,7 +113,7 @@ fn as_table(rows: &[Row]) -> String {
             [shown(name), holder(facts), age, ttl, scope, waiting]
         })
         .collect();
-    table(["PATH", "HOLDER", "AGE", "TTL-LEFT", "SCOPE", "WAITING"], &rows)
+    fitted(["PATH", "HOLDER", "AGE", "TTL-LEFT", "SCOPE", "WAITING"], &rows, width)
 }
 
 /// Who holds it; of an advisory file the first of them, and how: `bob@dev1 make[7] (flock shared, 2 more)`.
@@ -232,6 +188,8 @@ fn kind_name(kind: FileType) -> &'static str {
 
 #[cfg(test)]
 mod tests {
+    use std::ffi::OsStr;
+
     use super::*;
 
     #[test]

@@ -276,10 +276,19 @@ fn make_room(settings: &Settings) -> Result<(), Failure> {
                     "the lockfs on {point} does not answer: lockfs umount --lazy {point} takes it away"
                 )));
             }
-            _ => return Err(fail(format!("a lockfs is mounted on {} already", shown(point)))),
+            _ => {
+                return Err(fail(format!(
+                    "a lockfs is mounted on {0} already: lockfs umount {0} takes it away",
+                    shown(point)
+                )));
+            }
         }
     }
     let point_shown = shown(point);
+    if !Path::new("/dev/fuse").exists() {
+        let hint = "modprobe fuse makes it; a container is given it with --device /dev/fuse";
+        return Err(fail(format!("cannot mount on {point_shown}: there is no /dev/fuse ({hint})")));
+    }
     if let Some(mode) = settings.mkdir {
         make(point, mode)?;
     }

@@ -197,7 +197,10 @@ fn place_in(path: &Path, mounts: &[Mount]) -> Result<Option<Place>, Failure> {
 pub(crate) fn mount_at(point: &Path) -> Result<Mount, Failure> {
     match place_in(point, &mounted()?)? {
         Some(place) => Ok(place.mount),
-        None => Err(Failure::new(Exit::Unavailable, format!("no lockfs is mounted at {}", shown(point)))),
+        None => Err(Failure::new(
+            Exit::Unavailable,
+            format!("no lockfs is mounted at {0}: lockfs mount {0} mounts one", shown(point)),
+        )),
     }
 }
 
@@ -215,7 +218,7 @@ fn choose(named: Option<&OsStr>, mounts: &[Mount]) -> Result<Mount, Failure> {
             let named = shown(named);
             Failure::new(
                 Exit::Unavailable,
-                format!("no lockfs is mounted at {named}, which LOCKFS_MOUNT names"),
+                format!("no lockfs is mounted at {named}, which LOCKFS_MOUNT names: lockfs mount {named}, or unset it"),
             )
         });
     }
@@ -246,7 +249,12 @@ fn choose(named: Option<&OsStr>, mounts: &[Mount]) -> Result<Mount, Failure> {
 pub(crate) fn place(path: &Path) -> Result<Place, Failure> {
     let outside = || {
         let path = shown(path);
-        Failure::new(Exit::Unavailable, format!("{path} is not in a lockfs mount"))
+        Failure::new(
+            Exit::Unavailable,
+            format!(
+                "{path} is not in a lockfs mount: name a lock below a mountpoint, or mount one with lockfs mount"
+            ),
+        )
     };
     if path.as_os_str().is_empty() {
         return Err(Failure::new(Exit::Usage, "an empty path names no lock"));

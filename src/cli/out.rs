@@ -6,6 +6,9 @@
 use std::io::{self, ErrorKind, Write};
 use std::time::Duration;
 
+use anstyle::{AnsiColor, Style};
+use unicode_width::{UnicodeWidthChar, UnicodeWidthStr};
+
 use super::{Exit, Failure};
 use crate::lock::LockPath;
 
@@ -15,6 +18,46 @@ use crate::lock::LockPath;
 pub(crate) fn print(data: impl AsRef<[u8]>) -> Result<(), Failure> {
     let mut stdout = std::io::stdout().lock();
     stdout.write_all(data.as_ref()).and_then(|()| stdout.flush()).map_err(|error| unwritten(&error))
+}
+
+/// The same of text that was [painted](paint): colours reach stdout where it [has them](has_colours), and nothing else does.
+pub(crate) fn print_painted(text: &str) -> Result<(), Failure> {
+    let mut stdout = anstream::stdout().lock();
+    stdout.write_all(text.as_bytes()).and_then(|()| stdout.flush()).map_err(|error| unwritten(&error))
+}
+
+/// What a colour says.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Paint {
+    Plain,
+    Head,
+    Good,
+    Warning,
+    Bad,
+}
+
+/// `text` so that a terminal shows it in colour.
+pub(crate) fn paint(paint: Paint, text: &str) -> String {
+    let style = match paint {
+        Paint::Plain => return text.to_owned(),
+        Paint::Head => Style::new().bold(),
+        Paint::Good => AnsiColor::Green.on_default(),
+        Paint::Warning => AnsiColor::Yellow.on_default(),
+        Paint::Bad => AnsiColor::Red.on_default().bold(),
+    };
+    format!("{style}{text}{style:#}")
+}
+
+/// How many columns the terminal has that stdout is; `None` where it is none, and nothing is to be cut.
+pub(crate) fn width() -> Option<usize> {
+    let (width, _height) = terminal_size::terminal_size_of(io::stdout())?;
+    Some(usize::from(width.0)).filter(|width| *width > 0)
+}
+
+/// Whether stdout gets colours: as `--color` says, else where it is a terminal that has them, and neither `NO_COLOR` nor
+/// its like says otherwise.
+pub(crate) fn has_colours() -> bool {
+    anstream::AutoStream::choice(&std::io::stdout()) != anstream::ColorChoice::Never
 }
 
 /// Waits for `span`, or until nobody reads stdout any more, which it says.
@@ -43,22 +86,99 @@ pub(crate) fn escaped(bytes: impl AsRef<[u8]>) -> String {
     }
 }
 
+/// How many columns of a terminal `text` takes (Unicode Standard Annex 11).
+pub(crate) fn columns(text: &str) -> usize {
+    text.width()
+}
+
+/// `text` in at most so many columns: its beginning, and `...` for the rest.
+pub(crate) fn cut(text: &str, width: usize) -> String {
+    if columns(text) <= width {
+        return text.to_owned();
+    }
+    let dots = &DOTS[..width.min(DOTS.len())];
+    let (mut kept, mut left) = (String::new(), width - dots.len());
+    for character in text.chars() {
+        let Some(rest) = left.checked_sub(character.width().unwrap_or(0)) else { break };
+        kept.push(character);
+        left = rest;
+    }
+    kept + dots
+}
+
+/// `text` in at most so many columns: its end, behind `...` for the rest.
+pub(crate) fn cut_front(text: &str, width: usize) -> String {
+    if columns(text) <= width {
+        return text.to_owned();
+    }
+    let dots = &DOTS[..width.min(DOTS.len())];
+    let (mut kept, mut left) = (text.len(), width - dots.len());
+    for (at, character) in text.char_indices().rev() {
+        let Some(rest) = left.checked_sub(character.width().unwrap_or(0)) else { break };
+        (kept, left) = (at, rest);
+    }
+    format!("{dots}{}", &text[kept..])
+}
+
+/// `line` in at most so many columns, where there is room for more than its facts: what is behind `mark` is cut at its
+/// front.
+pub(crate) fn cut_front_of_last(line: &str, mark: &str, width: usize) -> String {
+    match line.find(mark).map(|at| line.split_at(at + mark.len())) {
+        Some((facts, last)) if columns(facts) + 2 * DOTS.len() < width => {
+            format!("{facts}{}", cut_front(last, width - columns(facts)))
+        }
+        _ => cut(line, width),
+    }
+}
+
+const DOTS: &str = "...";
+
 /// `rows` below `head`, each column as wide as its widest cell, the last one ragged.
 pub(crate) fn table<const N: usize>(head: [&str; N], rows: &[[String; N]]) -> String {
-    let mut widths = head.map(|cell| cell.chars().count());
+    fitted(head, rows, None)
+}
+
+/// The same, painted; in a terminal of so many columns the first column is cut at its front and the second at its end, as
+/// far as it takes for the rest to have room.
+pub(crate) fn fitted<const N: usize>(head: [&str; N], rows: &[[String; N]], width: Option<usize>) -> String {
+    let mut widths = head.map(columns);
     for row in rows {
         for (width, cell) in widths.iter_mut().zip(row) {
-            *width = (*width).max(cell.chars().count());
+            *width = (*width).max(columns(cell));
+        }
+    }
+    if let Some(width) = width {
+        let excess = (widths.iter().sum::<usize>() + 2 * (N - 1)).saturating_sub(width);
+        for _ in 0..excess {
+            let widest = if widths[0] > widths[1] { 0 } else { 1 };
+            if widths[widest] > NARROWEST {
+                widths[widest] -= 1;
+            }
         }
     }
     let mut text = String::new();
-    for row in std::iter::once(&head.map(str::to_owned)).chain(rows) {
-        let cells: Vec<_> = row.iter().zip(widths).map(|(cell, width)| format!("{cell:width$}")).collect();
-        text.push_str(cells.join("  ").trim_end());
-        text.push('\n');
+    let line = |row: &[String; N]| {
+        let cells = row.iter().zip(widths).enumerate().map(|(column, (cell, width))| {
+            let cell = match column {
+                0 => cut_front(cell, width),
+                1 => cut(cell, width),
+                _ => cell.clone(),
+            };
+            let blanks = width.saturating_sub(columns(&cell));
+            cell + &" ".repeat(blanks)
+        });
+        cells.collect::<Vec<_>>().join("  ").trim_end().to_owned() + "\n"
+    };
+    text += &line(&head.map(str::to_owned));
+    if width.is_some() {
+        text = paint(Paint::Head, text.trim_end()) + "\n";
     }
+    rows.iter().for_each(|row| text += &line(row));
     text
 }
+
+/// What a column keeps at least.
+const NARROWEST: usize = 8;
 
 /// A span as people say it, in its two largest units: `42s`, `4m10s`, `3h05m`, `2d04h`.
 pub(crate) fn span(seconds: u64) -> String {
@@ -80,6 +200,41 @@ mod tests {
         let rows = [["caf\u{e9}", "x", ""], ["a", "alice@dev1", "5"]].map(|row| row.map(str::to_owned));
         let text = table(["PATH", "HOLDER", "W"], &rows);
         assert_eq!(text, "PATH  HOLDER      W\ncaf\u{e9}  x\na     alice@dev1  5\n");
+    }
+
+    #[test]
+    fn what_is_cut_fits_whatever_its_letters_are() {
+        let wide = "\u{6f22}\u{5b57}\u{6f22}\u{5b57}/x";
+        assert_eq!((columns(wide), columns("e\u{301}")), (10, 1));
+        assert_eq!((cut(wide, 10).as_str(), cut(wide, 8).as_str()), (wide, "\u{6f22}\u{5b57}..."));
+        assert_eq!(cut_front(wide, 8), "...\u{5b57}/x");
+        for width in 0..12 {
+            assert!(
+                columns(&cut(wide, width)) <= width && columns(&cut_front(wide, width)) <= width,
+                "{width}"
+            );
+        }
+        assert_eq!((cut("abcdef", 2).as_str(), cut_front("abcdef", 5).as_str()), ("..", "...ef"));
+    }
+
+    #[test]
+    fn a_table_fits_a_terminal_and_loses_nothing_in_a_pipe() {
+        let path = format!("{}/\u{6f22}\u{5b57}", "long/".repeat(20));
+        let rows = [[path.clone(), "alice@dev1 make[7]".into(), "5m".into()]];
+        let wide = fitted(["PATH", "HOLDER", "TTL"], &rows, None);
+        assert!(wide.contains(&path) && !wide.contains('\x1b'), "{wide}");
+        for width in [24, 40, 80] {
+            let text = fitted(["PATH", "HOLDER", "TTL"], &rows, Some(width));
+            let text = anstream::adapter::strip_str(&text).to_string();
+            assert!(text.lines().all(|line| columns(line) <= width), "{width}: {text}");
+            assert!(text.contains("\u{6f22}\u{5b57}") && text.contains("  5m"), "{width}: {text}");
+        }
+    }
+
+    #[test]
+    fn wide_letters_line_up() {
+        let rows = [["\u{6f22}\u{5b57}", "x"], ["abcd", "y"]].map(|row| row.map(str::to_owned));
+        assert_eq!(table(["P", "H"], &rows), "P     H\n\u{6f22}\u{5b57}  x\nabcd  y\n");
     }
 
     #[test]

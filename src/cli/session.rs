@@ -9,6 +9,7 @@ use clap::{Args, Subcommand};
 use super::json::{self, Object};
 use super::mounts::{Mount, default_mount, mount_at};
 use super::out::{print, table};
+use super::status::explained;
 use super::{Exit, Failure, Outcome, xattr};
 use crate::lock::SessionId;
 
@@ -121,13 +122,13 @@ impl Session {
         let name = name.as_str();
         result.map(|()| Exit::Done).map_err(|error| match error.kind() {
             ErrorKind::AlreadyExists => {
-                Failure::new(Exit::Failed, format!("session {name} has begun already"))
+                Failure::new(Exit::Failed, format!("session {name} has begun already: lockfs session renew {name} renews it"))
             }
-            ErrorKind::NotFound => Failure::new(Exit::Failed, format!("there is no session {name}")),
+            ErrorKind::NotFound => Failure::new(Exit::Failed, format!("there is no session {name}: lockfs session list lists them")),
             ErrorKind::PermissionDenied => {
-                Failure::new(Exit::Failed, format!("session {name} belongs to someone else: {error}"))
+                Failure::new(Exit::Failed, format!("session {name} belongs to someone else ({error}): only its user and root may end or renew it"))
             }
-            _ => Failure::new(Exit::Unavailable, format!("session {name}: {error}")),
+            _ => Failure::new(Exit::Unavailable, format!("session {name}: {}", explained(&mount, &error))),
         })
     }
 }
@@ -149,8 +150,9 @@ struct Row {
 }
 
 fn list(mount: &Mount, as_json: bool) -> Outcome {
-    let unavailable =
-        |error: io::Error| Failure::new(Exit::Unavailable, format!("cannot list the sessions: {error}"));
+    let unavailable = |error: io::Error| {
+        Failure::new(Exit::Unavailable, format!("cannot list the sessions: {}", explained(mount, &error)))
+    };
     let directory = mount.path(".sessions");
     let mut rows = Vec::new();
     for entry in fs::read_dir(directory).map_err(unavailable)? {

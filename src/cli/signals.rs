@@ -45,13 +45,23 @@ pub(crate) struct Signals {
 impl Signals {
     /// Holds back all that is to be passed on, and SIGCHLD. Call it before the process has a second thread.
     pub(crate) fn hold() -> Self {
+        Self::hold_these(PASSED_ON)
+    }
+
+    /// Holds back what ends, stops or continues a process, for one that must leave its terminal as it was. Call it before
+    /// the process has a second thread.
+    pub(super) fn hold_for_a_screen() -> Self {
+        Self::hold_these(&[ENDING, &[libc::SIGTSTP, libc::SIGCONT]].concat())
+    }
+
+    fn hold_these(numbers: &[c_int]) -> Self {
         let (mut held, mut before) = (empty_set(), empty_set());
         // SAFETY: all pointers are to sets and actions on this stack; the numbers are signals.
         unsafe {
             // Whoever ignores SIGCHLD is not told how its children ended (waitpid(2)).
             libc::signal(libc::SIGCHLD, libc::SIG_DFL);
             libc::sigaddset(&raw mut held, libc::SIGCHLD);
-            for &number in PASSED_ON {
+            for &number in numbers {
                 let mut action: libc::sigaction = std::mem::zeroed();
                 libc::sigaction(number, std::ptr::null(), &raw mut action);
                 if action.sa_sigaction != libc::SIG_IGN {
@@ -85,6 +95,21 @@ impl Signals {
             }
         }
         None
+    }
+
+    /// Stops the job, as Ctrl-Z does, and returns when it goes on.
+    pub(super) fn stop_job(&self) {
+        let mut stop = empty_set();
+        // SAFETY: all pointers are to sets on this stack; SIGTSTP is a signal, and 0 is this process's group. It stops
+        // this process when it is let through, and is held back again before anything else is done.
+        unsafe {
+            libc::sigaddset(&raw mut stop, libc::SIGTSTP);
+            libc::kill(0, libc::SIGTSTP);
+            libc::sigprocmask(libc::SIG_UNBLOCK, &raw const stop, std::ptr::null_mut());
+            libc::sigprocmask(libc::SIG_BLOCK, &raw const stop, std::ptr::null_mut());
+        }
+        // What let it go on is known by now.
+        while self.next(Duration::ZERO).is_some_and(|signal| signal.number == libc::SIGCONT) {}
     }
 
     /// Makes a call that waits in the kernel until it is done, a signal comes that ends a process, or `deadline` is

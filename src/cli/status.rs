@@ -1,12 +1,13 @@
 //! `lockfs status`: the health of a mount, for people and for scripts.
 
+use std::io;
 use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::Args;
 
 use super::json::Object;
-use super::mounts::{default_mount, mount_at, shown};
+use super::mounts::{Mount, default_mount, mount_at, shown};
 use super::out::print;
 use super::probe::{Answer, read_within};
 use super::{Exit, Failure, Outcome};
@@ -46,7 +47,7 @@ impl Status {
                 return Err(unavailable(format!("the lockfs on {point} did not answer within 5s")));
             }
             Ok(Answer::Refused(error)) => {
-                return Err(unavailable(format!("the lockfs on {point} does not answer: {error}")));
+                return Err(unavailable(unanswered(&mount, &error)));
             }
             Err(error) => return Err(unavailable(format!("cannot ask the lockfs on {point}: {error}"))),
         };
@@ -56,7 +57,46 @@ impl Status {
     }
 }
 
-fn pairs(status: &str) -> impl Iterator<Item = (&str, &str)> {
+/// What tells the daemon of a mount from the next one there, from its status.
+pub(super) fn daemon(status: &str) -> String {
+    pairs(status)
+        .filter(|(key, _)| ["pid", "since"].contains(key))
+        .fold(String::new(), |daemon, (_, value)| daemon + value + " ")
+}
+
+/// What it means that a mount can't be asked.
+pub(super) fn unanswered(mount: &Mount, error: &io::Error) -> String {
+    match reason(mount, error) {
+        Some(reason) => reason,
+        None => format!("the lockfs on {} does not answer: {error}", shown(&mount.point)),
+    }
+}
+
+/// What is wrong with the mount or its store, where it is that of which `error` tells, and what to do.
+fn reason(mount: &Mount, error: &io::Error) -> Option<String> {
+    let point = shown(&mount.point);
+    Some(match error.raw_os_error()? {
+        libc::ENOTCONN | libc::ECONNABORTED => {
+            format!("the lockfs on {point} has no daemon any more: lockfs mount {point} begins anew")
+        }
+        libc::EHOSTDOWN => format!("the store of {point} can't be reached: lockfs status {point} says why"),
+        libc::ETIMEDOUT => {
+            format!(
+                "the store of {point} did not answer in time: lockfs status {point} says how it is; try again"
+            )
+        }
+        libc::EIO => format!("the store of {point} has failed: lockfs status {point} and its log say how"),
+        libc::ENOSPC => format!("the disk or memory of the store of {point} is full: make room there"),
+        _ => return None,
+    })
+}
+
+/// An error of a file of the mount, for a message that says what was tried.
+pub(super) fn explained(mount: &Mount, error: &io::Error) -> String {
+    reason(mount, error).unwrap_or_else(|| error.to_string())
+}
+
+pub(super) fn pairs(status: &str) -> impl Iterator<Item = (&str, &str)> {
     let pairs = status.lines().filter_map(|line| line.split_once(':'));
     pairs.map(|(key, value)| (key.trim(), value.trim()))
 }

@@ -47,7 +47,10 @@ impl Umount {
         let point = resolved(&self.mountpoint, &mounts)?;
         let point_shown = shown(&point);
         let Some(mount) = mounts.into_iter().find(|mount| mount.point == point) else {
-            return Err(Failure::new(Exit::Failed, format!("no lockfs is mounted on {point_shown}")));
+            return Err(Failure::new(
+                Exit::Failed,
+                format!("no lockfs is mounted on {point_shown}: there is nothing to unmount"),
+            ));
         };
         if self.lazy {
             detach(&point)?;

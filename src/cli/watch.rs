@@ -1,110 +1,191 @@
 //! `lockfs watch`: what happens to the locks of a mount, as it happens.
 //!
-//! It reads the mount's own `.lockfs/events`, which only grows, from where it stopped: no event is missed and none
-//! comes twice, whatever becomes of the store meanwhile.
+//! It follows the mount's own `.lockfs/events`: no event is missed and none comes twice, whatever becomes of the store or
+//! of the daemon meanwhile.
 
-use std::fs::File;
 use std::io;
-use std::os::unix::fs::FileExt;
 use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::Args;
 
+use super::follow::{Follower, From, Line};
 use super::json::Object;
-use super::mounts::{Mount, default_mount, mount_at, shown};
-use super::out::{is_unread_within, print};
+use super::mounts::{Mount, Place, default_mount, mount_at, place, shown};
+use super::out::{Paint, cut_front_of_last, is_unread_within, paint, print_painted, width};
+use super::session::SessionName;
+use super::status::{self, unanswered};
 use super::{Exit, Failure, Outcome, say};
+use crate::clock::{BootTime, Clock, SystemClock};
+use crate::lock::{EventKind, Ttl};
 
 /// Print what happens to locks, as it happens
 ///
 /// One line for each acquire, release, expiry, break, transfer and loss of a lock, and for each beginning and end of
 /// a named session; of every host that shares the store, in the order in which it happened. Where the store is not
-/// reachable for a while it says so on stderr, and goes on without a gap. It ends when nobody reads its output, or
-/// when the mount goes.
+/// reachable for a while it says so on stderr, and goes on without a gap; so it does over a restart of the daemon. It ends
+/// when nobody reads its output, and with code 69 when the mount is gone for longer than --patience.
 #[derive(Debug, Args)]
 #[command(after_long_help = "\
 Examples:
   $ lockfs watch
+  $ lockfs watch build
+  $ lockfs watch --event break,lost --session agent-7
   $ lockfs watch --all --json /locks")]
 pub(super) struct Watch {
-    /// Which mount [default: LOCKFS_MOUNT, the mount around here, or the only one]
-    #[arg(value_name = "MOUNTPOINT")]
-    mountpoint: Option<PathBuf>,
+    /// Only this lock, or what is at or below this directory [default: the whole mount]
+    path: Option<PathBuf>,
     /// Print JSON: an object a line
     #[arg(long)]
     json: bool,
     /// Begin with all that is remembered: some ten thousand events
     #[arg(long, short)]
     all: bool,
+    /// Only these events
+    #[arg(long, short, value_name = "EVENT", value_delimiter = ',')]
+    #[arg(value_parser = clap::builder::PossibleValuesParser::new(EventKind::ALL.map(EventKind::as_str)))]
+    event: Vec<String>,
+    /// Only what happens to this session and its locks
+    #[arg(long, value_name = "ID")]
+    session: Option<SessionName>,
+    /// How long it waits for a mount that went to be back
+    #[arg(long, value_name = "TIME", default_value = "1m")]
+    patience: Patience,
+}
+
+/// How long a mount may be gone; 0 is not at all.
+#[derive(Clone, Copy, Debug)]
+struct Patience(Duration);
+
+impl std::str::FromStr for Patience {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        match text.parse::<Ttl>() {
+            Ok(Ttl::For(span)) => Ok(Self(span)),
+            Ok(Ttl::Never) if text != "never" => Ok(Self(Duration::ZERO)),
+            _ => Err("write seconds (30) or units (5m), 0 not to wait".to_owned()),
+        }
+    }
 }
 
 /// How often it looks for more.
 const PERIOD: Duration = Duration::from_millis(200);
 
-/// How many bytes are asked for at a time.
-const CHUNK: usize = 64 << 10;
-
 impl Watch {
     pub(super) fn perform(self) -> Outcome {
-        let mount = match &self.mountpoint {
-            Some(point) => mount_at(point)?,
-            None => default_mount()?,
+        let place = match &self.path {
+            Some(path) => place(path)?,
+            None => Place { mount: default_mount()?, name: PathBuf::new() },
         };
-        let gone = |error: io::Error| {
-            let point = shown(&mount.point);
-            Failure::new(Exit::Unavailable, format!("the lockfs on {point} does not answer: {error}"))
+        let filter = Filter {
+            path: Some(shown(place.lock())).filter(|path| !path.is_empty()),
+            events: self.event,
+            session: self.session.map(|session| session.as_str().to_owned()),
         };
-        let events = File::open(mount.path(".lockfs/events")).map_err(gone)?;
-        let mut tail = Tail::default();
-        if !self.all {
-            tail.offset = events.metadata().map_err(gone)?.len();
-        }
+        let mut mount = place.mount;
+        let mut follower = Follower::new(if self.all { From::Oldest } else { From::Now });
         let mut store = Store::default();
+        let mut gone_since: Option<BootTime> = None;
         loop {
-            let lines = tail.read(&events).map_err(gone)?;
-            if let Some(news) = store.look(&mount).map_err(gone)? {
-                say(news);
+            let mut is_idle = true;
+            match look(&mount, &mut follower, &mut store) {
+                Ok((lines, news)) => {
+                    if gone_since.take().is_some() {
+                        say(format_args!("the lockfs on {} is back", shown(&mount.point)));
+                    }
+                    news.iter().for_each(say);
+                    let lines: Vec<_> = lines.into_iter().filter(|line| filter.lets(line)).collect();
+                    is_idle = lines.is_empty();
+                    if !is_idle {
+                        print_painted(&if self.json { as_json(&lines) } else { as_text(&lines, width()) })?;
+                    }
+                }
+                Err(error) => {
+                    let now = SystemClock.now().boot;
+                    let why = unanswered(&mount, &error);
+                    if gone_since.is_none() && !self.patience.0.is_zero() {
+                        say(format_args!("{why} (waiting for it to be back)"));
+                    }
+                    if now.since(*gone_since.get_or_insert(now)) >= self.patience.0 {
+                        return Err(Failure::new(Exit::Unavailable, why));
+                    }
+                    // Another one may be mounted there by now.
+                    if let Ok(other) = mount_at(&mount.point).map_err(drop)
+                        && other.point == mount.point
+                    {
+                        mount = other;
+                    }
+                }
             }
-            if !lines.is_empty() {
-                print(if self.json { as_json(&lines) } else { as_text(&lines) })?;
-            } else if is_unread_within(PERIOD) {
+            if is_idle && is_unread_within(PERIOD) {
                 return Ok(Exit::Unread);
             }
         }
     }
 }
 
-/// Where the reading is.
-#[derive(Debug, Default)]
-struct Tail {
-    offset: u64,
-    /// The beginning of a line whose end has not come yet.
-    rest: Vec<u8>,
+/// What has come, and what is to be said of the store.
+fn look(
+    mount: &Mount,
+    follower: &mut Follower,
+    store: &mut Store,
+) -> io::Result<(Vec<Line>, Option<String>)> {
+    let status = std::fs::read(mount.path(".lockfs/status"))?;
+    let status = String::from_utf8_lossy(&status);
+    let lines = follower.read(mount, &status::daemon(&status))?;
+    Ok((lines, store.hear(&status)))
 }
 
-impl Tail {
-    /// The lines that have come; an empty one stands for what was forgotten before it was read.
-    fn read(&mut self, events: &File) -> io::Result<Vec<String>> {
-        let mut buffer = vec![0; CHUNK];
-        let length = match events.read_at(&mut buffer, self.offset) {
-            Err(error) if error.kind() == io::ErrorKind::Interrupted => 0,
-            length => length?,
+/// Which events are wanted.
+#[derive(Debug, Default)]
+struct Filter {
+    /// As it stands in a line: escaped.
+    path: Option<String>,
+    events: Vec<String>,
+    session: Option<String>,
+}
+
+impl Filter {
+    /// Whether a line is wanted. That some were forgotten always is: any of them may have been.
+    fn lets(&self, line: &Line) -> bool {
+        let Line::Event(line) = line else { return true };
+        let event = Event::parse(line);
+        let is_path = self.path.as_ref().is_none_or(|wanted| {
+            let below = event.path.and_then(|path| path.strip_prefix(wanted.as_str()));
+            below.is_some_and(|below| below.is_empty() || below.starts_with('/'))
+        });
+        let is_event = self.events.is_empty() || self.events.iter().any(|wanted| wanted == event.kind);
+        let is_session = self.session.as_ref().is_none_or(|wanted| event.fact("session") == Some(wanted));
+        is_path && is_event && is_session
+    }
+}
+
+/// The parts of a line of `.lockfs/events`.
+#[derive(Debug)]
+struct Event<'a> {
+    time: &'a str,
+    kind: &'a str,
+    facts: &'a str,
+    /// Escaped as it is there, for it may be no UTF-8.
+    path: Option<&'a str>,
+}
+
+impl<'a> Event<'a> {
+    fn parse(line: &'a str) -> Self {
+        let mut words = line.splitn(3, ' ');
+        let (time, kind) = (words.next().unwrap_or_default(), words.next().unwrap_or_default());
+        let rest = words.next().unwrap_or_default();
+        // The path is last, and may hold anything.
+        let (facts, path) = match rest.find("path=") {
+            Some(at) => (&rest[..at], Some(&rest[at + "path=".len()..])),
+            None => (rest, None),
         };
-        self.offset += length as u64;
-        Ok(self.take(&buffer[..length]))
+        Self { time, kind, facts, path }
     }
 
-    fn take(&mut self, bytes: &[u8]) -> Vec<String> {
-        self.rest.extend_from_slice(bytes);
-        let Some(end) = self.rest.iter().rposition(|&byte| byte == b'\n') else {
-            return Vec::new();
-        };
-        let rest = self.rest.split_off(end + 1);
-        let lines = std::mem::replace(&mut self.rest, rest);
-        let mut lines: Vec<_> = String::from_utf8_lossy(&lines).lines().map(str::to_owned).collect();
-        lines.dedup_by(|line, before| line.is_empty() && before.is_empty());
-        lines
+    fn fact(&self, key: &str) -> Option<&'a str> {
+        self.facts.split(' ').find_map(|fact| fact.strip_prefix(key)?.strip_prefix('='))
     }
 }
 
@@ -116,11 +197,6 @@ struct Store {
 
 impl Store {
     /// What is to be said of the store, if that is something new.
-    fn look(&mut self, mount: &Mount) -> io::Result<Option<String>> {
-        let status = std::fs::read(mount.path(".lockfs/status"))?;
-        Ok(self.hear(&String::from_utf8_lossy(&status)))
-    }
-
     fn hear(&mut self, status: &str) -> Option<String> {
         let value = |key: &str| status.lines().find_map(|line| line.strip_prefix(key)?.strip_prefix(": "));
         let was_gone = std::mem::replace(&mut self.is_gone, value("state") != Some("ok"));
@@ -134,33 +210,42 @@ impl Store {
 
 const FORGOTTEN: &str = "# events were forgotten before they were read";
 
-fn as_text(lines: &[String]) -> String {
+/// The lines; in a terminal of so many columns, each on one of it.
+fn as_text(lines: &[Line], width: Option<usize>) -> String {
     lines
         .iter()
-        .map(|line| if line.is_empty() { FORGOTTEN } else { line })
-        .fold(String::new(), |text, line| text + line + "\n")
+        .map(|line| match line {
+            Line::Forgotten(None) => FORGOTTEN.to_owned(),
+            Line::Forgotten(Some(count)) => format!("# {count} events were forgotten before they were read"),
+            Line::Event(line) => {
+                // Of a path the end says most.
+                let line = width.map_or(line.clone(), |width| cut_front_of_last(line, "path=", width));
+                let kind = Event::parse(&line).kind;
+                let colour = match kind {
+                    "break" | "lost" => Paint::Bad,
+                    "expire" => Paint::Warning,
+                    "acquire" => Paint::Good,
+                    _ => Paint::Plain,
+                };
+                line.replacen(kind, &paint(colour, kind), 1)
+            }
+        })
+        .fold(String::new(), |text, line| text + &line + "\n")
 }
 
-fn as_json(lines: &[String]) -> String {
+fn as_json(lines: &[Line]) -> String {
     lines.iter().map(|line| object(line).end()).fold(String::new(), |text, line| text + &line + "\n")
 }
 
-/// The object of a line of `.lockfs/events`; the path stays escaped as it is there, for it may be no UTF-8.
-fn object(line: &str) -> Object {
-    let mut words = line.splitn(3, ' ');
-    let (time, event, rest) = (words.next(), words.next(), words.next().unwrap_or_default());
-    if line.is_empty() || time == Some("#") {
-        return Object::default().number("forgotten", event.and_then(|count| count.parse().ok()));
-    }
-    // The path is last, and may hold anything.
-    let (facts, path) = match rest.find("path=") {
-        Some(at) => (&rest[..at], Some(&rest[at + "path=".len()..])),
-        None => (rest, None),
+fn object(line: &Line) -> Object {
+    let line = match line {
+        Line::Forgotten(count) => return Object::default().number("forgotten", *count),
+        Line::Event(line) => line,
     };
-    let fact = |key: &str| facts.split(' ').find_map(|fact| fact.strip_prefix(key)?.strip_prefix('='));
-    let object = Object::default().text("time", time).text("event", event).text("session", fact("session"));
-    // A token is a string in all of them: beyond 2^53 it would be one anyway.
-    object.text("token", fact("token")).text("path", path)
+    let event = Event::parse(line);
+    let (time, kind) = (Some(event.time), Some(event.kind));
+    let object = Object::default().text("time", time).text("event", kind);
+    object.text("session", event.fact("session")).text("token", event.fact("token")).text("path", event.path)
 }
 
 #[cfg(test)]
@@ -172,24 +257,45 @@ mod tests {
         let line = "2026-11-24T15:55:14Z acquire session=dev1-1-k token=7451 path=a b/path=\\xff\"";
         let expected = "{\"time\":\"2026-11-24T15:55:14Z\",\"event\":\"acquire\",\"session\":\"dev1-1-k\",\
             \"token\":\"7451\",\"path\":\"a b/path=\\\\xff\\\"\"}";
-        assert_eq!(object(line).end(), expected);
+        let of = |line: &str| object(&Line::Event(line.to_owned())).end();
+        assert_eq!(of(line), expected);
         let expected =
             "{\"time\":\"T\",\"event\":\"begin\",\"session\":\"path\",\"token\":null,\"path\":null}";
-        assert_eq!(object("T begin session=path").end(), expected);
-        let of_nobody = object("T release token=3 path=x").end();
+        assert_eq!(of("T begin session=path"), expected);
+        let of_nobody = of("T release token=3 path=x");
         assert!(of_nobody.contains("\"session\":null,\"token\":\"3\",\"path\":\"x\""), "{of_nobody}");
-        let gap = object("# 12 events were forgotten before they were asked for");
-        assert_eq!(gap.end(), "{\"forgotten\":12}");
-        assert_eq!(object("").end(), "{\"forgotten\":null}");
+        assert_eq!(object(&Line::Forgotten(Some(12))).end(), "{\"forgotten\":12}");
+        assert_eq!(object(&Line::Forgotten(None)).end(), "{\"forgotten\":null}");
     }
 
     #[test]
-    fn a_line_comes_when_it_has_ended() {
-        let mut tail = Tail::default();
-        assert_eq!(tail.take(b"a b"), Vec::<String>::new());
-        assert_eq!(tail.take(b"c\nd\n\n\n\n"), ["a bc", "d", ""]);
-        assert_eq!(tail.take(b"e\nf"), ["e"]);
-        assert_eq!(tail.take(b"\n"), ["f"]);
+    fn a_filter_lets_through_what_is_wanted() {
+        let lets = |path: &str, event: &str, session: &str, line: &str| {
+            let some = |text: &str| Some(text.to_owned()).filter(|text| !text.is_empty());
+            let events = some(event).into_iter().collect();
+            let filter = Filter { path: some(path), events, session: some(session) };
+            filter.lets(&Line::Event(line.to_owned()))
+        };
+        let line = "T acquire session=s token=1 path=build/web";
+        for (path, event, session) in [("", "", ""), ("build", "", ""), ("build/web", "acquire", "s")] {
+            assert!(lets(path, event, session, line), "{path} {event} {session}");
+        }
+        for (path, event, session) in [("buil", "", ""), ("web", "", ""), ("", "release", ""), ("", "", "t")]
+        {
+            assert!(!lets(path, event, session, line), "{path} {event} {session}");
+        }
+        // What happens to a session happens to no path.
+        assert!(lets("", "", "s", "T end session=s") && !lets("s", "", "", "T end session=s"));
+        assert!(Filter { path: Some("x".to_owned()), ..Filter::default() }.lets(&Line::Forgotten(None)));
+    }
+
+    #[test]
+    fn a_line_fits_a_terminal_and_keeps_the_end_of_its_path() {
+        let line = Line::Event("T release token=3 path=a/very/long/path/indeed".to_owned());
+        let text =
+            |width| anstream::adapter::strip_str(&as_text(std::slice::from_ref(&line), width)).to_string();
+        assert_eq!(text(None), "T release token=3 path=a/very/long/path/indeed\n");
+        assert_eq!(text(Some(34)), "T release token=3 path=...h/indeed\n");
     }
 
     #[test]

@@ -11,9 +11,10 @@ use super::fresh::seen;
 use super::json::{self, Object};
 use super::ls::locks;
 use super::mounts::{Mount, Place, default_mount, shown};
-use super::out::{escaped, print, span};
+use super::out::{Paint, columns, cut, cut_front, escaped, paint, print_painted, span, width};
 use super::path::meant;
 use super::session::SessionName;
+use super::status::explained;
 use super::{Exit, Failure, Outcome, xattr};
 
 /// Show who holds what: sessions, and their locks
@@ -82,7 +83,7 @@ impl Who {
         // A lock that nobody has yet, below a directory that nobody has made, is held by nobody.
         let there = seen(&top.mount.path(""), &top.name, || fs::symlink_metadata(top.path()));
         let is_nothing = there.is_err_and(|error| is_gone(&error));
-        let (rows, exit) = if is_nothing { (Vec::new(), Exit::Done) } else { locks(top, false)? };
+        let (rows, exit) = if is_nothing { (Vec::new(), Exit::Done) } else { locks(&top, false)? };
         for row in rows {
             add(&mut parties, row.name, row.facts);
         }
@@ -91,7 +92,7 @@ impl Who {
             let is_user = self.user.as_ref().is_none_or(|wanted| is_of(&party.owner, wanted));
             is_session && is_user
         });
-        print(if self.json { as_json(&parties) } else { as_text(&parties) })?;
+        print_painted(&if self.json { as_json(&parties) } else { as_text(&parties, width()) })?;
         Ok(exit)
     }
 }
@@ -102,7 +103,10 @@ fn is_of(owner: &str, wanted: &str) -> bool {
 }
 
 fn sessions(mount: &Mount) -> Result<Parties, Failure> {
-    let unavailable = |error| Failure::new(Exit::Unavailable, format!("cannot list the sessions: {error}"));
+    let unavailable = |error| {
+        let message = format!("cannot list the sessions: {}", explained(mount, &error));
+        Failure::new(Exit::Unavailable, message)
+    };
     let mut parties = Parties::new();
     for entry in fs::read_dir(mount.path(".sessions")).map_err(unavailable)? {
         let entry = entry.map_err(unavailable)?;
@@ -161,7 +165,7 @@ fn add(parties: &mut Parties, path: PathBuf, facts: Facts) {
     }
 }
 
-fn as_text(parties: &Parties) -> String {
+fn as_text(parties: &Parties, width: Option<usize>) -> String {
     let mut text = String::new();
     for ((session, _), party) in parties {
         let who = [session.as_str(), &party.holder].into_iter().filter(|word| !word.is_empty());
@@ -169,9 +173,15 @@ fn as_text(parties: &Parties) -> String {
             1 => "1 lock".to_owned(),
             count => format!("{count} locks"),
         };
-        text += &format!("{}  {count}\n", who.map(escaped).collect::<Vec<_>>().join("  "));
+        let who = who.map(escaped).collect::<Vec<_>>().join("  ");
+        let who = width.map_or(who.clone(), |width| cut(&who, width.saturating_sub(columns(&count) + 2)));
+        text += &format!("{}  {count}\n", paint(Paint::Head, &who));
         for held in &party.locks {
-            text += &format!("  {}  {}\n", shown(&held.path), held.words().join(", "));
+            let (name, words) = (shown(&held.path), held.words().join(", "));
+            // Of a path the end says most, and since when it is held more than where.
+            let left = width.map(|width| width.saturating_sub(columns(&words) + 4).max(16));
+            let name = left.map_or(name.clone(), |left| cut_front(&name, left));
+            text += &format!("  {name}  {words}\n");
         }
     }
     text

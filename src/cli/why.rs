@@ -10,8 +10,9 @@ use super::facts::{Facts, TtlLeft, is_gone};
 use super::fresh;
 use super::json::Object;
 use super::mounts::{Place, shown};
-use super::out::print;
+use super::out::{Paint, paint, print_painted};
 use super::path::meant;
+use super::status::explained;
 use super::who::{described, is_a_jobs};
 use super::{Exit, Failure, Outcome};
 
@@ -57,7 +58,7 @@ impl Why {
     pub(super) fn perform(self) -> Outcome {
         let place = meant(&self.path, self.file)?.of_a_lock()?;
         let case = Case::read(place, self.history)?;
-        print(if self.json { case.as_json() } else { case.as_text() })?;
+        print_painted(&if self.json { case.as_json() } else { case.as_text() })?;
         Ok(if case.is_free() { Exit::Done } else { Exit::Failed })
     }
 }
@@ -68,7 +69,8 @@ impl Case {
         let unknown = |error: io::Error| {
             let name = place.shown();
             let message = format!(
-                "nobody knows whether {name} is free: {error} (lockfs status says what is wrong; what is held stays held)"
+                "nobody knows whether {name} is free: {} (what is held stays held)",
+                explained(&place.mount, &error)
             );
             Failure::new(Exit::Unavailable, message)
         };
@@ -174,10 +176,11 @@ impl Case {
     }
 
     fn as_text(&self) -> String {
-        let mut text = self.sentence() + "\n";
+        let colour = if self.is_free() { Paint::Good } else { Paint::Warning };
+        let mut text = paint(colour, &self.sentence()) + "\n";
         let mut block = |head: &str, lines: &[String]| {
             if !lines.is_empty() {
-                text += &format!("{head}\n");
+                text += &(paint(Paint::Head, head) + "\n");
                 lines.iter().for_each(|line| text += &format!("  {line}\n"));
             }
         };

@@ -173,13 +173,16 @@ impl Sources {
             }
             let at = |what: String| ConfigError::new(format!("{}, line {number}: {what}", path.display()));
             let Some((key, value)) = line.split_once('=') else {
-                return Err(at("it is no KEY=value line".to_owned()));
+                return Err(at("it is no KEY=value line, as LOCKFS_TTL=5m is".to_owned()));
             };
             let (key, value) = (key.trim_end(), unquoted(value.trim_start()));
             // The file may also be a unit's EnvironmentFile=.
             let is_for_others = key.starts_with("RUST_");
             if !is_for_others && !KEYS.iter().any(|known| known.env.contains(&key)) {
-                return Err(at(format!("lockfs has no setting '{}'", key.escape_debug())));
+                return Err(at(format!(
+                    "lockfs has no setting '{}': lockfs mount --help lists all",
+                    key.escape_debug()
+                )));
             }
             self.lines.push(Line { number, key: key.to_owned(), value: value.into() });
         }

@@ -58,10 +58,11 @@ impl fmt::Display for Token {
 }
 
 impl FromStr for Token {
-    type Err = std::num::ParseIntError;
+    type Err = String;
 
-    fn from_str(text: &str) -> Result<Self, Self::Err> {
-        text.parse().map(Self)
+    fn from_str(text: &str) -> Result<Self, String> {
+        let hint = "a token is a whole number, as lockfs ls --json and user.lock.token say it";
+        text.parse().map(Self).map_err(|_| hint.to_owned())
     }
 }
 

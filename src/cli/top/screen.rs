@@ -1,0 +1,123 @@
+//! The terminal while something is drawn on it, and as it was before.
+//!
+//! The invariant: whenever this process ends, stops or panics, the terminal is as it was found; SIGKILL alone is beyond
+//! that. What a terminal does on signals it does not do meanwhile: Ctrl-C and Ctrl-Z come as keys.
+
+use std::io::{self, Stdout, Write};
+use std::time::Duration;
+
+use crossterm::event::{self, Event, KeyEvent, KeyEventKind};
+use ratatui::backend::CrosstermBackend;
+use ratatui::{Frame, Terminal};
+
+use super::super::signals::Signals;
+
+/// A terminal that is drawn on.
+#[derive(Debug)]
+pub(super) struct Screen {
+    terminal: Terminal<CrosstermBackend<Stdout>>,
+}
+
+/// What came from the terminal.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Came {
+    Key(KeyEvent),
+    Resized,
+}
+
+impl Screen {
+    /// Takes the terminal, and sees to it that a panic gives it back before it says what happened.
+    ///
+    /// # Errors
+    /// Where stdout is no terminal that can be drawn on.
+    pub(super) fn open() -> io::Result<Self> {
+        // Half of it may be taken where the rest can't be.
+        let terminal = ratatui::try_init().inspect_err(|_| ratatui::restore())?;
+        Ok(Self { terminal })
+    }
+
+    /// Draws a frame.
+    ///
+    /// # Errors
+    /// Where the terminal is gone.
+    pub(super) fn draw(&mut self, draw: impl FnOnce(&mut Frame<'_>)) -> io::Result<()> {
+        self.terminal.draw(draw).map(drop)
+    }
+
+    /// How large it is.
+    ///
+    /// # Errors
+    /// Where the terminal is gone.
+    pub(super) fn area(&mut self) -> io::Result<ratatui::layout::Rect> {
+        self.terminal.autoresize()?;
+        Ok(self.terminal.get_frame().area())
+    }
+
+    /// The next frame is drawn in full.
+    ///
+    /// # Errors
+    /// Where the terminal is gone.
+    pub(super) fn clear(&mut self) -> io::Result<()> {
+        // Not the terminal's own way to do so, which asks it where its cursor is and waits for the answer.
+        crossterm::execute!(io::stdout(), crossterm::terminal::Clear(crossterm::terminal::ClearType::All))?;
+        self.terminal = Terminal::new(CrosstermBackend::new(io::stdout()))?;
+        Ok(())
+    }
+
+    /// What comes within `limit`, and all that came with it.
+    ///
+    /// # Errors
+    /// Where the terminal is gone.
+    pub(super) fn came(&mut self, limit: Duration) -> io::Result<Vec<Came>> {
+        let mut came = Vec::new();
+        let mut left = limit;
+        while event::poll(left)? {
+            match event::read()? {
+                // Some terminals tell of the release of a key too.
+                Event::Key(key) if key.kind != KeyEventKind::Release => came.push(Came::Key(key)),
+                Event::Resize(..) => came.push(Came::Resized),
+                _ => {}
+            }
+            left = Duration::ZERO;
+        }
+        Ok(came)
+    }
+
+    /// Gives the terminal back, stops this job as the terminal would have, and takes the terminal again when it goes on.
+    ///
+    /// # Errors
+    /// Where the terminal is gone.
+    pub(super) fn stop(&mut self, signals: &Signals) -> io::Result<()> {
+        self.leave();
+        signals.stop_job();
+        self.enter()
+    }
+
+    /// Takes the terminal again, which somebody may have had meanwhile.
+    ///
+    /// # Errors
+    /// Where the terminal is gone.
+    pub(super) fn enter(&mut self) -> io::Result<()> {
+        // What is raw already is left as it is by crossterm, whatever a shell has made of it since.
+        crossterm::terminal::disable_raw_mode()?;
+        crossterm::terminal::enable_raw_mode()?;
+        crossterm::execute!(
+            io::stdout(),
+            crossterm::terminal::EnterAlternateScreen,
+            crossterm::cursor::Hide
+        )?;
+        self.clear()
+    }
+
+    fn leave(&mut self) {
+        let _ = self.terminal.show_cursor();
+        ratatui::restore();
+        let _ = io::stdout().flush();
+    }
+}
+
+impl Drop for Screen {
+    fn drop(&mut self) {
+        self.leave();
+    }
+}
