@@ -11,6 +11,7 @@ mod common;
 mod servers;
 
 mod advisory;
+mod again;
 mod contest;
 mod faults;
 mod history;
