@@ -158,7 +158,7 @@ fn serve_to(
     ready: impl FnOnce(),
 ) -> Result<(), Error> {
     let signals = Signals::block()?;
-    let successor = Successor::of_this_process()?;
+    let successor = Successor::of_this_process(&settings.mountpoint)?;
     let beginning = Beginning::of(heritage)?;
     let clock: Arc<dyn Clock> = Arc::new(SystemClock);
     manager.starting(format_args!("opening the {} store", settings.backend));
