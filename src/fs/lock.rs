@@ -169,6 +169,11 @@ impl LockFs {
             answer(outcome.map(|_: Reply| ()).map_err(Error::from));
         };
         let command = |waiting| Command::Lock { caller: caller.clone(), ino, claim, waiting };
+        // Asked again it may have its place in the queue, and must not be granted beside that.
+        if let Some(request) = request.filter(|_| who.resent) {
+            let waiting = Waiting { request, alone: self.service.is_alone(who, &caller) };
+            return self.service.wait(who, request, command(Some(waiting)), Box::new(note));
+        }
         // Who does not have to wait need not be looked at. What nobody knows the outcome of the store undoes.
         match (self.service.step(who, command(None)), request) {
             (Err(Denial::Refused(Refusal::Taken)), Some(request)) => {

@@ -262,7 +262,10 @@ impl LockFs {
         let to = SessionId::parse(to).map_err(|_| Error::BadValue)?;
         match mode {
             RenameMode::Exchange => return Err(Refusal::Invalid.into()),
-            RenameMode::NoReplace if self.service.store().session(&to)?.is_some() => {
+            // It may be there because the daemon before this one has handed over to it.
+            RenameMode::NoReplace
+                if self.service.store().session(&to)?.is_some() && !self.service.was_carried_out(who)? =>
+            {
                 return Err(Refusal::Exists.into());
             }
             RenameMode::NoReplace | RenameMode::Replace => {}

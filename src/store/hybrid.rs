@@ -36,7 +36,7 @@ use std::time::Duration;
 
 use super::level::{LevelError, LevelStore};
 use super::redis::{self, RedisStore};
-use super::{Durability, EventPage, Health, LockStore, StoreError, Wakes};
+use super::{Durability, EventPage, Health, LockStore, StoreError, Tenure, Wakes};
 use crate::clock::{BootTime, Clock, Now};
 use crate::lock::{Attributes, Ino, Mount, MountId, Name, RequestId, Session, SessionId, Token, Ttl, Waiter};
 use crate::table::{Command, Counts, Entry, Outcome, Refusal, Reply, Spot, View};
@@ -185,6 +185,15 @@ impl HybridStore {
             Arc::clone(&clock) as Arc<dyn Clock>,
             options.redis.owner,
         )?;
+        // It is this host's alone, and so are the mounts in it.
+        let tenure = options.redis.tenure;
+        let is_left = |mount: &Mount| matches!(tenure, Tenure::Begun(_)) || mount.id != tenure.mount();
+        let left = mirror.mounts()?.iter().filter(|mount| is_left(mount)).map(|mount| mount.id).collect();
+        mirror.execute(&Command::Leave { mounts: left })?.ok();
+        let attended = Attended {
+            last: mirror.mounts()?.pop().map(|mount| (mount, system.now().boot)),
+            has_lapsed: false,
+        };
         let owed = Owed::open(&options.state).map_err(failed)?;
         let redis = RedisStore::open_beside(&options.redis, Arc::clone(&system), clock.offset())?;
         let now = system.now().boot;
@@ -222,7 +231,7 @@ impl HybridStore {
             aliases: Aliases::default(),
             chronicle: Mutex::default(),
             lost: Mutex::default(),
-            attended: Mutex::default(),
+            attended: Mutex::new(attended),
             woken: AtomicU64::new(1),
         };
         pair.begin(before.stood_alone, pulse.gone)?;
@@ -620,12 +629,16 @@ fn given<'a>(command: &'a Command, outcome: &Outcome) -> Option<(Ino, &'a Spot)>
 
 impl Pair {
     fn execute(&self, request: Option<RequestId>, command: &Command) -> Result<Outcome, StoreError> {
+        // Whoever of the two decided it for the daemon before this one: it is decided.
+        if let Some(outcome) = self.first_outcome(request, command)? {
+            return Ok(outcome);
+        }
         let deadline = self.system.now().boot + self.limit;
         loop {
             let turn = self.await_turn(deadline)?;
             let command = self.aliases.command(command);
             if turn.grants != Grants::There {
-                match self.alone(&command, turn.era)? {
+                match self.alone(request, &command, turn.era)? {
                     Some(outcome) => return Ok(outcome),
                     None => continue,
                 }
@@ -638,6 +651,23 @@ impl Pair {
                 Ok(outcome) => return self.accept(&command, outcome, turn.era),
                 Err(error) => return Err(error),
             }
+        }
+    }
+
+    /// What a request was answered when it was carried out, where Redis is not to be asked for that.
+    fn first_outcome(
+        &self,
+        request: Option<RequestId>,
+        command: &Command,
+    ) -> Result<Option<Outcome>, StoreError> {
+        if let Some(reply) = self.mirror.first_outcome(request, command)? {
+            return Ok(Some(Ok(reply)));
+        }
+        match request {
+            Some(request) if self.turn().grants != Grants::There => {
+                self.redis.first_outcome(request, command)
+            }
+            _ => Ok(None),
         }
     }
 

@@ -159,7 +159,7 @@ impl<J: Journal> TableStore<J> {
     }
 
     /// What a request was answered when it was carried out, if it was.
-    fn first_outcome(
+    pub(super) fn first_outcome(
         &self,
         request: Option<RequestId>,
         command: &Command,

@@ -26,7 +26,8 @@
 //! | `w:SUBJECT` | sorted set | who waits for a lock on an object or for a name, in their order |
 //! | `waits`, `k:ID` | hash, set | who waits, of all; of a session |
 //! | `r` | sorted set | until when something is reserved for whom |
-//! | `q:DAEMON` | hash | the last answer to each request under way |
+//! | `q:DAEMON` | hash | the last answer to each request under way; behind `k` what the kernel calls it; under `/` who serves the mount since |
+//! | `a:MOUNT` | set | the keys of answers of the daemons that served a mount |
 //!
 //! No key of locks has an expiry of the server's: a part that goes by itself would tear the tree, and servers
 //! evict what has one first (`volatile-*`). A lock past its deadline is dead for every script, and any daemon
@@ -52,6 +53,7 @@ mod script;
 mod sentinel;
 mod standing;
 mod steps;
+mod succession;
 mod tap;
 mod tls;
 mod undo;
@@ -168,7 +170,8 @@ impl RedisStore {
         let undo = UndoList::open(file(".undo").as_deref()).map_err(failed)?;
         let prefix = format!("lockfs:{{{}}}:", options.namespace);
         let acks = options.acks.count();
-        let requests = Requests::new(primary.map_err(failed)?, clock, &prefix, &instance, acks, undo);
+        let requests =
+            Requests::new(primary.map_err(failed)?, clock, &prefix, &instance, acks, (undo, options.tenure));
         let (requests, copies) = (Arc::new(requests), Arc::<Mutex<Copies>>::default());
         let who = (options.host.as_str(), format!("{} {instance}", options.machine));
         let memory = Memory(file(".namespace"));
@@ -269,21 +272,32 @@ impl RedisStore {
 }
 
 impl LockStore for RedisStore {
-    fn execute_for(&self, _request: Option<RequestId>, command: &Command) -> Result<Outcome, StoreError> {
+    fn execute_for(&self, request: Option<RequestId>, command: &Command) -> Result<Outcome, StoreError> {
         let now = self.requests.now();
         if let Some((outcome, wakes)) = self.copies(|copies| copies.execute(now, command)) {
             self.waker.tell(&self.requests, wakes);
             return Ok(outcome);
         }
+        // What a mount says for itself is so however often it says it.
+        let asked = request.filter(|_| command.caller().is_some());
+        let _asked = self.requests.succession.begin(asked, command.number());
         self.carry_out(command)
     }
 
-    fn recall_opens(&self, _mount: MountId, _opens: &[(Ino, u64)]) -> Result<(), StoreError> {
+    fn recall_opens(&self, mount: MountId, opens: &[(Ino, u64)]) -> Result<(), StoreError> {
+        self.requests.succession.note_handles(opens.iter().map(|(_, request)| *request));
+        self.copies(|copies| {
+            for (ino, _) in opens {
+                copies.opens.open_untold(*ino, mount);
+                copies.tell_again(*ino, mount);
+            }
+        });
+        self.tell_opens();
         Ok(())
     }
 
-    fn remembers(&self, _request: RequestId) -> Result<bool, StoreError> {
-        Ok(false)
+    fn remembers(&self, request: RequestId) -> Result<bool, StoreError> {
+        self.requests.succession.remembers(request)
     }
 
     fn now(&self) -> Now {

@@ -35,11 +35,11 @@ impl Stand for &dyn LockStore {
 
 /// The numbers of one side, by rank.
 #[derive(Debug, Default)]
-struct Ranks(HashMap<u64, usize>);
+pub(crate) struct Ranks(HashMap<u64, usize>);
 
 impl Ranks {
     /// `text` with each token replaced by its rank.
-    fn rank(&mut self, text: &str) -> String {
+    pub(crate) fn rank(&mut self, text: &str) -> String {
         let mut ranked = String::with_capacity(text.len());
         let mut rest = text;
         while let Some(start) = rest.find(|c: char| c.is_ascii_digit()) {
@@ -93,7 +93,7 @@ macro_rules! everything {
     }};
 }
 
-fn seen_in_table(Bench { table, now }: &Bench, story: &Story) -> String {
+pub(crate) fn seen_in_table(Bench { table, now }: &Bench, story: &Story) -> String {
     everything!(
         story,
         |ino| table.view(*now, ino),
@@ -108,7 +108,7 @@ fn seen_in_table(Bench { table, now }: &Bench, story: &Story) -> String {
     )
 }
 
-fn seen_in_store(store: &dyn LockStore, story: &Story) -> String {
+pub(crate) fn seen_in_store(store: &dyn LockStore, story: &Story) -> String {
     const WORKS: &str = "the store works";
     everything!(
         story,
@@ -169,7 +169,7 @@ pub(crate) fn store_is_the_table_from<G: Ground>(first: u64, cases: u64, kept: K
                 }
                 Act::Reopen if kept == Kept::Durably => {
                     house.reopen(Duration::ZERO);
-                    bench = reopened(bench);
+                    bench = reopened(&bench);
                     (events, heard) = (Vec::new(), 0);
                 }
                 _ => {}
@@ -208,9 +208,9 @@ pub(crate) fn store_is_the_table_from<G: Ground>(first: u64, cases: u64, kept: K
 }
 
 /// The table of what a store has kept.
-fn reopened(Bench { table, now }: Bench) -> Bench {
+pub(crate) fn reopened(Bench { table, now }: &Bench) -> Bench {
     let epoch = table.last_token().epoch() + 1;
-    Bench { table: Shadow::of(&table).opened(epoch, now), now }
+    Bench { table: Shadow::of(table).opened(epoch, *now), now: *now }
 }
 
 /// The store's time is the clock's that it was given.

@@ -13,7 +13,7 @@ use tempfile::TempDir;
 use crate::house::Ground;
 use crate::servers::clock::ServerClock;
 use crate::servers::redis::RedisServer;
-use crate::world::{OWNER, dawn};
+use crate::world::{OWNER, dawn, mount_id};
 
 /// Memory, of which nothing is left when it is closed.
 #[derive(Debug)]
@@ -49,6 +49,8 @@ impl Ground for Level {
 #[derive(Debug)]
 pub(crate) struct Redis {
     namespace: String,
+    /// Whether a daemon has served the first mount before.
+    was_open: bool,
 }
 
 struct Server {
@@ -69,13 +71,26 @@ fn micros(now: Now) -> i64 {
     now.wall.secs() * 1_000_000 + i64::from(now.wall.subsec_nanos() / 1_000)
 }
 
+impl Redis {
+    /// The server loses the keys of that kind.
+    pub(crate) fn lose(&self, kind: &str) {
+        let keys = format!("lockfs:{{{}}}:{kind}*", self.namespace);
+        SERVER.with(|server| {
+            let mut link = server.redis.connect().expect("the server is there");
+            let keys: Vec<Vec<u8>> = redis::cmd("KEYS").arg(keys).query(&mut link).expect("it lists them");
+            assert!(!keys.is_empty(), "there is nothing to lose");
+            redis::cmd("DEL").arg(keys).query::<()>(&mut link).expect("it forgets them");
+        });
+    }
+}
+
 impl Ground for Redis {
     fn lay() -> Self {
         let number = SERVER.with(|server| {
             server.namespaces.set(server.namespaces.get() + 1);
             server.namespaces.get()
         });
-        Self { namespace: format!("test-{number}") }
+        Self { namespace: format!("test-{number}"), was_open: false }
     }
 
     fn open(&mut self, clock: Arc<ManualClock>) -> Box<dyn LockStore> {
@@ -88,7 +103,10 @@ impl Ground for Redis {
             machine: "machine".to_owned(),
             owner: (OWNER, OWNER),
             state: None,
-            tenure: Tenure::begin().expect("random numbers"),
+            tenure: match std::mem::replace(&mut self.was_open, true) {
+                true => Tenure::TakenOver(mount_id(0)),
+                false => Tenure::Begun(mount_id(0)),
+            },
             window: Duration::from_secs(300),
         };
         Box::new(RedisStore::open(&options, clock).expect("the server is there, and nobody has the name"))

@@ -4,12 +4,15 @@
 //! |---|---|
 //! | `law` | properties of random histories, judged by `shadow`, `rights`, `model` and `crowd` |
 //! | `differential` | each store beside the table: same acts, same answers |
+//! | `crash` | the store in LevelDB, killed after each step |
+//! | `succession` | the store on Redis, with one daemon after another |
 //! | `cases` | promises, each tried on each store; `house` has their words |
 //! | `world`, `search` | random histories, and the shortest that breaks a claim |
 //!
 //! A new store is a [`Ground`](house::Ground), and one line at the end of this file.
 
 mod cases;
+mod crash;
 mod crowd;
 mod differential;
 mod grounds;
@@ -21,6 +24,7 @@ mod search;
 #[path = "../servers/mod.rs"]
 mod servers;
 mod shadow;
+mod succession;
 mod world;
 
 /// Makes a test of each case named.
@@ -297,6 +301,24 @@ macro_rules! contract {
 contract!(memory: InMemory on crate::grounds::Memory, 200 histories);
 contract!(level: Durably on crate::grounds::Level, 200 histories);
 contract!(redis: InMemory on crate::grounds::Redis, 700 histories);
+
+mod redis_taken_over {
+    try_cases! {
+        crate::grounds::Redis; again:
+            a_request_asked_again_by_a_successor_gets_its_first_outcome
+            a_request_that_was_not_carried_out_is_carried_out_once
+            each_step_of_a_request_is_remembered
+            a_request_that_was_answered_is_forgotten_and_its_seat_used_again
+            requests_of_another_mount_are_others
+            a_lock_asked_for_again_is_had_once
+            what_is_open_is_what_the_handles_say
+    }
+    try_cases! {
+        crate::grounds::Redis; queues:
+            a_mount_that_is_taken_over_has_what_it_had
+            nothing_is_left_of_mounts_that_nobody_takes_over
+    }
+}
 
 // Two laws in two languages: more histories than of the others, and side by side.
 #[test]

@@ -11,6 +11,7 @@ mod common;
 mod servers;
 
 mod advisory;
+mod again;
 mod faults;
 mod history;
 mod home;

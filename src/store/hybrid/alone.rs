@@ -9,14 +9,19 @@ use std::sync::PoisonError;
 use super::owed::Debt;
 use super::state::Grants;
 use super::{Pair, alias, refused};
-use crate::lock::{Ino, SessionId};
+use crate::lock::{Ino, RequestId, SessionId};
 use crate::store::redis::Dropped;
 use crate::store::{LockStore, StoreError};
 use crate::table::{Command, Existing, Outcome, Reply, Spot, View};
 
 impl Pair {
     /// Decides a command; `None` where somebody else decides by now.
-    pub(super) fn alone(&self, command: &Command, era: u64) -> Result<Option<Outcome>, StoreError> {
+    pub(super) fn alone(
+        &self,
+        request: Option<RequestId>,
+        command: &Command,
+        era: u64,
+    ) -> Result<Option<Outcome>, StoreError> {
         let mut replay = self.local.lock().unwrap_or_else(PoisonError::into_inner);
         let turn = self.turn();
         if turn.era != era || matches!(turn.grants, Grants::There | Grants::Soon) {
@@ -87,9 +92,9 @@ impl Pair {
                 }
             }
             Command::Unlink { spot, .. } | Command::Rmdir { spot, .. } => {
-                return self.let_go(command, spot, turn.grants).map(Some);
+                return self.let_go(request, command, spot, turn.grants).map(Some);
             }
-            Command::EndSession { id, .. } => return self.end(command, id).map(Some),
+            Command::EndSession { id, .. } => return self.end(request, command, id).map(Some),
             Command::MergeSession { from, to, .. } => {
                 for id in [from, to] {
                     if self.mirror.session(id)?.is_some_and(|session| !session.ino.is_of_host()) {
@@ -101,7 +106,7 @@ impl Pair {
             Command::Attend { mount } => return self.attend(command, mount).map(Some),
             _ => {}
         }
-        self.mirror.execute(command).map(Some)
+        self.mirror.execute_for(request, command).map(Some)
     }
 
     /// Whether this host granted an object by itself; nobody else can be asked of what is not there.
@@ -117,21 +122,27 @@ impl Pair {
         view.session.as_ref().is_some_and(|session| session.origin.host == self.host)
     }
 
-    fn let_go(&self, command: &Command, spot: &Spot, grants: Grants) -> Result<Outcome, StoreError> {
+    fn let_go(
+        &self,
+        request: Option<RequestId>,
+        command: &Command,
+        spot: &Spot,
+        grants: Grants,
+    ) -> Result<Outcome, StoreError> {
         let Some(found) = self.mirror.lookup(spot)? else {
             return match grants {
-                Grants::Here => self.mirror.execute(command),
+                Grants::Here => self.mirror.execute_for(request, command),
                 _ => Err(refused(grants)),
             };
         };
         let view = self.mirror.view(found.ino)?;
         let Some(view) = view.filter(|view| !view.record.token.is_of_host()) else {
-            return self.mirror.execute(command);
+            return self.mirror.execute_for(request, command);
         };
         if !self.is_held_here(&view) {
             return Err(refused(Grants::Here));
         }
-        let outcome = self.mirror.execute(command)?;
+        let outcome = self.mirror.execute_for(request, command)?;
         if outcome.is_ok() {
             self.owed.add(&Debt::Name(Dropped {
                 ino: view.record.ino,
@@ -143,15 +154,20 @@ impl Pair {
         Ok(outcome)
     }
 
-    fn end(&self, command: &Command, id: &SessionId) -> Result<Outcome, StoreError> {
+    fn end(
+        &self,
+        request: Option<RequestId>,
+        command: &Command,
+        id: &SessionId,
+    ) -> Result<Outcome, StoreError> {
         let Some(session) = self.mirror.session(id)? else {
-            return self.mirror.execute(command);
+            return self.mirror.execute_for(request, command);
         };
         if session.origin.host != self.host {
             return Err(refused(Grants::Here));
         }
         let held = self.mirror.read(|table, now| table.held_there(now, &self.host))?;
-        let outcome = self.mirror.execute(command)?;
+        let outcome = self.mirror.execute_for(request, command)?;
         if outcome.is_ok() {
             for record in held.iter().filter(|record| record.session.as_ref() == Some(id)) {
                 // Directories in which others' locks stand stay there as they stay here.

@@ -402,6 +402,11 @@ mod tests {
     use std::time::Duration;
 
     use super::*;
+    use crate::lock::{
+        Attributes, Claim, Grant, Kind, LockOwner, Mode, Mount, MountId, Range, RequestId, Style, WaitId,
+        Waiter,
+    };
+    use crate::table::{Reply, Subject};
 
     const NOW: Now = Now { boot: BootTime::from_nanos(5_000_000_000), wall: WallTime::new(1_700_000_000, 7) };
 
@@ -458,6 +463,106 @@ mod tests {
         ]
     }
 
+    /// The entries that came with version 2.
+    fn later_entries() -> Vec<(Vec<u8>, Vec<u8>)> {
+        let mount = MountId::from_u64(0x0102_0304_0506_0708);
+        let origin = Origin { user: "alice".into(), host: "dev1".into(), pid: 7, command: "make".into() };
+        let id = SessionId::parse(b"dev1-7-abc").unwrap();
+        let range = Range::new(3, 9).unwrap();
+        let claim = Claim { style: Style::Fcntl, mode: Mode::Exclusive, range, key: 77, pid: 7 };
+        let lease = Mount {
+            id: mount,
+            host: "dev1".into(),
+            pid: 100,
+            start: 5,
+            boot: BootId::new("boot"),
+            ttl: Ttl::For(Duration::from_secs(30)),
+        };
+        let nameless = Record { places: Vec::new(), session: None, ..record() };
+        let grant = Grant {
+            style: claim.style,
+            mode: claim.mode,
+            range,
+            owner: LockOwner { mount, key: 77 },
+            pid: 7,
+            session: id.clone(),
+            origin: origin.clone(),
+            since: WallTime::new(1_699_999_999, 0),
+        };
+        let waiter = Waiter {
+            id: WaitId { mount, request: 12 },
+            ticket: Token::from_u64(0x6553_f100_0000_0003),
+            claim,
+            session: id.clone(),
+            origin,
+            since: WallTime::new(1_699_999_999, 0),
+            alone: true,
+            reserved: None,
+        };
+        let name = Name::parse(b"a").unwrap();
+        let attributes = Attributes {
+            ino: record().ino,
+            kind: Kind::Directory,
+            size: 4,
+            mode: 0o755,
+            uid: 1000,
+            gid: 100,
+            nlink: 2,
+            mtime: WallTime::new(-1, 999_999_999),
+            ctime: WallTime::new(1_700_000_000, 1),
+            expires: true,
+        };
+        let replies = [
+            Reply::Done,
+            Reply::Count(3),
+            Reply::Entry(attributes),
+            Reply::Opened(attributes),
+            Reply::Session(Box::new(session())),
+        ];
+        let answers = replies.into_iter().zip(1..).map(|(reply, number)| {
+            let request = RequestId { mount, number: 14 };
+            let answered = Answered { seat: SeatId::new(5, number), request, step: 2, reply };
+            (key_of_answer(answered.seat), encode_answer(&answered, NOW))
+        });
+        let (ino, number) = (nameless.ino.as_u64(), mount.as_u64());
+        let mut entries = vec![
+            (numbered(NAMELESS, &[ino]), mounts::encode_nameless((&nameless, Some(&id)), NOW)),
+            (numbered(LEASE, &[number]), mounts::encode_lease((&lease, record().seen), NOW)),
+            (numbered(SHARE, &[ino, number]), mounts::encode_share((2, &[grant]))),
+            (numbered(WAIT, &[number, 12]), mounts::encode_wait((&Subject::Object(record().ino), &waiter))),
+            (numbered(WAIT, &[number, 12]), mounts::encode_wait((&Subject::Spot(Ino::ROOT, name), &waiter))),
+        ];
+        entries.extend(answers);
+        entries
+    }
+
+    /// What is read is what was written, for it is written alike again.
+    fn written_again((key, value): &(Vec<u8>, Vec<u8>)) -> Vec<u8> {
+        let boot = (BOOT.to_vec(), b"boot".to_vec());
+        let contents =
+            Contents::read([boot, (key.clone(), value.clone())], NOW, &BootId::new("boot")).unwrap();
+        let Belongings { leases, nameless, shares, waits } = contents.belongings;
+        let nameless =
+            nameless.iter().map(|(record, id)| mounts::encode_nameless((record, id.as_ref()), NOW));
+        let leases = leases.iter().map(|(mount, seen)| mounts::encode_lease((mount, *seen), NOW));
+        let shares = shares.iter().map(|(_, _, opens, grants)| mounts::encode_share((*opens, grants)));
+        let waits = waits.iter().map(|(subject, waiter)| mounts::encode_wait((subject, waiter)));
+        let answers = contents.answers.iter().map(|answered| encode_answer(answered, NOW));
+        let mut all = nameless.chain(leases).chain(shares).chain(waits).chain(answers);
+        all.next().expect("one was read")
+    }
+
+    /// As of version 1: if this fails, the version must rise, and the old one be read as before.
+    #[test]
+    fn version_2_is_these_bytes_besides() {
+        let mut now = String::new();
+        for entry in &later_entries() {
+            assert_eq!(written_again(entry), entry.1);
+            now += &format!("{} {}\n", hex(&entry.0), hex(&entry.1));
+        }
+        assert_eq!(now, include_str!("golden-v2.txt"));
+    }
+
     fn hex(bytes: &[u8]) -> String {
         bytes.iter().map(|byte| format!("{byte:02x}")).collect()
     }
@@ -497,7 +602,7 @@ mod tests {
 
     #[test]
     fn no_cut_or_flip_of_a_record_panics_or_passes_as_another_length() {
-        for (key, value) in entries() {
+        for (key, value) in entries().into_iter().chain(later_entries()) {
             if key == EPOCH || key == BOOT {
                 continue;
             }

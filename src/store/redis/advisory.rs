@@ -125,6 +125,9 @@ impl RedisStore {
         let Command::Open { caller, ino, emptied } = command else {
             return Ok(Err(Refusal::Invalid));
         };
+        if self.requests.succession.has_handle() {
+            return self.stat_again(*ino);
+        }
         // From before it is asked: whoever closes it meanwhile must not tell the server that it was the last.
         let told = self.copies(|copies| copies.opens.begin_open(*ino, caller.mount));
         let outcome = match told {
@@ -205,8 +208,11 @@ impl RedisStore {
         let request = waiting.request.to_be_bytes();
         let alone: &[u8] = if waiting.alone { b"1" } else { b"0" };
         let args: [&[u8]; 6] = [&who, &parent, spot.name.as_bytes(), mode.as_bytes(), &request, alone];
+        let has_handle = self.requests.succession.has_handle();
         let outcome = self.step(Script::Await, &args, Gives::Name)?;
-        if let Ok(Reply::Entry(made)) = &outcome {
+        if let Ok(Reply::Entry(made)) = &outcome
+            && !has_handle
+        {
             self.copies(|copies| copies.opens.open_untold(made.ino, caller.mount));
         }
         Ok(outcome)

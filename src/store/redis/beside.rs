@@ -8,7 +8,7 @@ use super::requests::{Gives, Patience, unreadable};
 use super::script::Script;
 use super::{Options, RedisStore, tap};
 use crate::clock::{BootTime, Clock};
-use crate::lock::{Attributes, Ino, MountId, Name, Token};
+use crate::lock::{Attributes, Ino, MountId, Name, RequestId, Token};
 use crate::store::StoreError;
 use crate::table::{Command, Outcome, Told, View};
 
@@ -76,6 +76,16 @@ impl RedisStore {
         let (gone, offset) = self.requests.known(|known| (known.gone.clone(), known.offset));
         let has_others = self.keeper.has_others();
         Pulse { heard: self.requests.heard(), gone: gone.map(|gone| gone.why), offset, has_others }
+    }
+
+    /// What a request was answered when the daemon before this one asked for it, as far as that is known here.
+    pub(in crate::store) fn first_outcome(
+        &self,
+        request: RequestId,
+        command: &Command,
+    ) -> Result<Option<Outcome>, StoreError> {
+        let text = self.requests.succession.first((request, command.number()));
+        text.map(|text| Reader::new(&text).outcome().map_err(unreadable)).transpose()
     }
 
     /// Carries out a command on what has no name and is open here, which nobody but this daemon knows.

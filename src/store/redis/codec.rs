@@ -175,6 +175,11 @@ impl<'a> Reader<'a> {
         self.0.is_empty()
     }
 
+    /// How many bytes are left.
+    pub(super) fn left(&self) -> usize {
+        self.0.len()
+    }
+
     fn take(&mut self, count: usize) -> Read<&'a [u8]> {
         let (taken, left) =
             self.0.split_at_checked(count).ok_or_else(|| Malformed::new("it ends too early"))?;

@@ -213,6 +213,14 @@ impl Copies {
         self.untold.push(ino);
     }
 
+    /// Another daemon told the server something under numbers that it counted up from an earlier moment: from now on
+    /// they are above those.
+    pub(super) fn begin_above(&mut self, now: BootTime) {
+        let micros = now.as_nanos() / 1_000;
+        self.last_mark = self.last_mark.max(micros);
+        self.opens.begin_above(micros);
+    }
+
     /// Whether there is something to tell.
     pub(super) fn has_untold(&self) -> bool {
         !self.untold.is_empty()

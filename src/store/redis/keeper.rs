@@ -87,6 +87,8 @@ struct State {
     /// Whether it has said so since those who wait were last told.
     has_spoken: bool,
     trouble: Option<String>,
+    /// In which data this daemon has said where its answers are.
+    succeeded: Option<Generation>,
 }
 
 /// In which epoch a server gives tokens.
@@ -236,10 +238,37 @@ impl Keeper {
             });
             self.memory.write(&generation, epoch.number, self.requests.known(|known| known.last_event));
         }
+        self.succeed()?;
         self.requests.known(|known| {
             known.epoch = known.epoch.max(epoch.number);
             known.settled = Some(epoch.history);
         });
+        Ok(())
+    }
+
+    /// Says where this daemon's answers are, and hears those of the daemon before it.
+    fn succeed(&self) -> Result<(), StoreError> {
+        let generation = self.requests.known(|known| known.generation).unwrap_or_default();
+        if self.state(|state| state.succeeded) == Some(generation) {
+            return Ok(());
+        }
+        let succession = &self.requests.succession;
+        let mount = succession.mount().as_u64().to_be_bytes();
+        let before: &[u8] = if succession.is_unasked() { b"1" } else { b"" };
+        let args: [&[u8]; 4] = [&generation, &mount, self.requests.answers(), before];
+        let answer = self.requests.run(Script::Succeed, &args)?;
+        let Some((b'K', rest)) = answer.split_first() else {
+            return Err(StoreError::Unavailable("redis has lost the namespace".to_owned()));
+        };
+        let mut reader = Reader::new(rest);
+        let now = reader.time().map_err(unreadable)?;
+        reader.byte().map_err(unreadable)?;
+        if succession.is_unasked() {
+            succession.learn(&mut reader).map_err(unreadable)?;
+            // What the daemon before told under its numbers is not to be taken for later than what this one tells.
+            self.copies(|copies| copies.begin_above(now));
+        }
+        self.state(|state| state.succeeded = Some(generation));
         Ok(())
     }
 
@@ -261,7 +290,9 @@ impl Keeper {
         let generation = self.requests.known(|known| known.generation).unwrap_or_default();
         let (host, who, answers) = (self.host.as_bytes(), self.who.as_bytes(), self.requests.answers());
         let last = self.requests.known(|known| known.last_event).to_string();
-        let args: [&[u8]; 7] = [&generation, host, who, taken.as_bytes(), answers, word, last.as_bytes()];
+        let mount = self.requests.succession.mount().as_u64().to_be_bytes();
+        let args: [&[u8]; 8] =
+            [&generation, host, who, taken.as_bytes(), answers, word, last.as_bytes(), &mount];
         let answer = self.requests.run(Script::Host, &args)?;
         let mut reader = match answer.split_first() {
             Some((b'K', rest)) => Reader::new(rest),

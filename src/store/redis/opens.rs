@@ -31,6 +31,11 @@ pub(super) struct Opens {
 }
 
 impl Opens {
+    /// Numbers go on above this one.
+    pub(super) fn begin_above(&mut self, number: u64) {
+        self.last = self.last.max(number);
+    }
+
     fn next(&mut self) -> u64 {
         self.last += 1;
         self.last

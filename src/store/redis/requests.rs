@@ -14,16 +14,17 @@ use std::time::Duration;
 use redis::Value;
 
 use super::codec::{Malformed, Reader};
-use super::endpoint::Place;
+use super::endpoint;
 use super::link::{Fault, Link, LinkError};
 use super::meters::Meters;
 use super::primary::Primary;
 use super::script::{self, Script};
 use super::standing::{Known, moment};
+use super::succession::Succession;
 use super::tap::Tap;
 use super::undo::{Undo, UndoList};
 use crate::clock::{BootTime, Clock, Now};
-use crate::store::StoreError;
+use crate::store::{StoreError, Tenure};
 
 /// How long to wait before asking again what the server can't say yet.
 const PAUSE: Duration = Duration::from_millis(20);
@@ -37,6 +38,14 @@ struct Seat {
     link: Option<Link>,
     number: u32,
     requests: u64,
+}
+
+/// Where a step is made from: the seat, the number of the request there, and what the kernel calls it.
+#[derive(Clone, Copy, Debug)]
+struct Place<'a> {
+    seat: u32,
+    request: u64,
+    name: &'a str,
 }
 
 /// What became of a step.
@@ -90,6 +99,7 @@ pub(super) struct Requests {
     pub(super) meters: Meters,
     pub(super) undo: UndoList,
     pub(super) tap: Tap,
+    pub(super) succession: Succession,
     /// When the server last answered, in nanoseconds on our clock.
     heard: AtomicU64,
     prefix: Vec<u8>,
@@ -114,7 +124,7 @@ impl Requests {
         prefix: &str,
         instance: &str,
         acks: u8,
-        undo: UndoList,
+        (undo, tenure): (UndoList, Tenure),
     ) -> Self {
         let known = Known {
             generation: None,
@@ -130,12 +140,13 @@ impl Requests {
             is_damaged: false,
         };
         Self {
-            moves: matches!(primary.endpoint().place, Place::Cluster { .. }),
+            moves: matches!(primary.endpoint().place, endpoint::Place::Cluster { .. }),
             primary,
             clock,
             meters: Meters::default(),
             undo,
             tap: Tap::default(),
+            succession: Succession::new(tenure),
             heard: AtomicU64::new(0),
             prefix: prefix.into(),
             meta: format!("{prefix}meta").into(),
@@ -422,10 +433,26 @@ impl Requests {
         gives: Gives,
         patience: Patience,
     ) -> Result<Answer, StoreError> {
+        let asked = self.succession.take_asked();
+        if let Some(text) = asked.and_then(|asked| self.succession.first(asked)) {
+            // Replicas may have it or not: what is written now they have behind it.
+            if self.acks > 0 && gives.has_given(&text) {
+                let again = self.step_with(Script::Share, &[b"register"], Gives::Grant, patience);
+                again.map_err(|error| StoreError::Timeout(error.to_string()))?;
+            }
+            return Ok(Answer { now: self.now(), text });
+        }
+        let seated = asked.map(|asked| self.succession.seat(asked));
         let mut seat = self.seat();
-        seat.requests += 1;
+        let place = match &seated {
+            Some(seated) => Place { seat: seated.seat, request: seated.request, name: &seated.name },
+            None => {
+                seat.requests += 1;
+                Place { seat: seat.number, request: seat.requests, name: "" }
+            }
+        };
         let mut may_have_happened = false;
-        let answer = self.step_from(&mut seat, script, args, gives, patience, &mut may_have_happened);
+        let answer = self.step_from(&mut seat, place, script, args, gives, patience, &mut may_have_happened);
         match answer {
             Ok(answer) => {
                 self.give_back(seat);
@@ -441,10 +468,14 @@ impl Requests {
                     // The seat's number is not used again: the next request in it would cover this one.
                     self.undo.add(Undo {
                         answers: self.answers.clone(),
-                        seat: seat.number,
-                        request: seat.requests,
+                        seat: place.seat,
+                        request: place.request,
                         generation: self.generation()?,
                     });
+                    if seated.is_some() {
+                        self.succession.give_up(place.seat);
+                        self.give_back(seat);
+                    }
                     self.call_keeper();
                 } else {
                     self.give_back(seat);
@@ -460,6 +491,7 @@ impl Requests {
     fn step_from(
         &self,
         seat: &mut Seat,
+        place: Place<'_>,
         script: Script,
         args: &[&[u8]],
         gives: Gives,
@@ -467,7 +499,11 @@ impl Requests {
         may_have_happened: &mut bool,
     ) -> Result<Answer, StoreError> {
         let deadline = self.clock.now().boot + self.limit();
-        let (number, request) = (seat.number.to_string(), seat.requests.to_string());
+        let number = place.seat.to_string();
+        let request = match place.name {
+            "" => place.request.to_string(),
+            name => format!("{} {name}", place.request),
+        };
         let mut sent_before = false;
         loop {
             let generation = self.generation()?;

@@ -64,6 +64,7 @@ scripts! {
     Tell = "tell",
     Dump = "dump",
     Settle = "settle",
+    Succeed = "succeed",
 }
 
 struct Library {

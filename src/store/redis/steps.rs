@@ -167,8 +167,10 @@ impl RedisStore {
             told_as.as_bytes(),
             opening,
         ];
+        let has_handle = self.requests.succession.has_handle();
         let outcome = self.step(Script::Acquire, &args, Gives::Name);
         let opened = match &outcome {
+            _ if has_handle => None,
             Ok(Ok(Reply::Entry(made))) if opens => Some(made.ino),
             Ok(Ok(Reply::Opened(found))) => Some(found.ino),
             _ => None,

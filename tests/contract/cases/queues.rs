@@ -674,7 +674,9 @@ pub(crate) fn a_mount_that_is_taken_over_has_what_it_had(tree: &mut dyn Tenant) 
         tree.reopen(std::time::Duration::ZERO);
         assert_eq!(look(tree), before);
     }
-    // They ask again, for the kernel does, and have the places that they had.
+    // Their leases go on, and it may be said that all should ask. They do, and have the places that they had.
+    tree.attend_all();
+    tree.store().await_wakes(std::time::Duration::ZERO).expect("the store works");
     assert_eq!(tree.lock(&c, "f", flock(Shared, 1), waiting(3)), WAITS);
     assert_eq!(tree.lock(&b, "f", flock(Exclusive, 1), waiting(1)), WAITS);
     assert_eq!(tree.lock(&a, "f", flock(Shared, 7), waiting(9)), WAITS);

@@ -184,6 +184,23 @@ fn a_store_of_a_later_version_is_refused_as_newer() {
     assert!(matches!(error, LevelError::Newer { .. }), "{error}");
 }
 
+/// What stands between the two versions of the store is said in one line, from the first opening on.
+#[test]
+fn a_store_of_the_first_version_is_opened_and_refused_by_that_version_from_then_on() {
+    let dir = temp();
+    unclean_store(dir.path(), Durability::Process, 100);
+    let format = || fs::read_to_string(dir.path().join("FORMAT")).unwrap();
+    let now = format();
+    assert!(now.starts_with("lockfs level store 2\n"), "{now}");
+    fs::write(dir.path().join("FORMAT"), now.replace("store 2", "store 1")).unwrap();
+    check(dir.path()).unwrap();
+    assert_ne!(format(), now, "who only looks changes nothing");
+    // As a crash in the middle of it leaves it.
+    fs::write(dir.path().join("FORMAT.new"), "lockfs le").unwrap();
+    let opened = open(dir.path());
+    assert_eq!((as_model(opened.entries), format()), (model_at(100), now));
+}
+
 #[test]
 fn a_missing_file_is_damage_and_never_an_empty_store() {
     for is_clean in [false, true] {

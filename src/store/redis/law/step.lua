@@ -7,7 +7,8 @@
 -- ARGV[2]  the server's time in microseconds after which the step must not happen any more
 -- ARGV[3]  the daemon's key of answers: P .. 'q:' and what no other daemon has
 -- ARGV[4]  the field there: one for each request that the daemon may have under way at once
--- ARGV[5]  the number of the request: rises in each field
+-- ARGV[5]  the number of the request: rises in each field; of one of the kernel's with what it is called behind a
+--          space
 -- The step's own begin with ARGV[6].
 --
 -- Returns one string, by its first byte:
@@ -654,18 +655,28 @@ local function opened(o) return 'O' .. attributes(o) end
 local function session_of(s) return 'S' .. session_text(s) end
 
 local function remember(reply)
-  call('HSET', ARGV[3], ARGV[4], pack('>d', ARGV[5]) .. reply)
+  local number, name = string.match(ARGV[5], '^(%d+) ?(.*)$')
+  local past = pack('>d', number) .. reply
+  if name == '' then
+    call('HSET', ARGV[3], ARGV[4], past)
+  else
+    -- For whoever takes over the mount, and is asked it again.
+    call('HSET', ARGV[3], ARGV[4], past, 'k' .. ARGV[4], name)
+  end
   return reply
 end
 
 -- What must be answered before a step is decided; nil where it may be.
 local function before()
-  local past = call('HGET', ARGV[3], ARGV[4])
+  local known = call('HMGET', ARGV[3], ARGV[4], '/')
+  local past = known[1]
   if past and #past > 8 then
-    local number = parse('>d', past)
-    if number == tonumber(ARGV[5]) then return string.sub(past, 9) end
-    if number > tonumber(ARGV[5]) then return 'U' end
+    local number, asked = parse('>d', past), tonumber(string.match(ARGV[5], '^%d+'))
+    if number == asked then return string.sub(past, 9) end
+    if number > asked then return 'U' end
   end
+  -- Another daemon serves the mount by now (`succeed.lua`).
+  if known[2] then return 'U' end
   if NOW > tonumber(ARGV[2]) then return pack('>cd', 'L', NOW) end
   if is_foreign() then return 'G' end
 end
