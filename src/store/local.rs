@@ -180,8 +180,10 @@ impl<J: Journal> TableStore<J> {
         changes: &[Change],
     ) -> Option<Answered> {
         let (request, reply) = (request?, outcome.as_ref().ok()?);
-        // Who waits asks again in any case.
-        if changes.is_empty() || *reply == Reply::Waits {
+        // Who waits asks again in any case; and a lock of an open file is had once, and let go of once, however often that
+        // is asked.
+        let is_once = matches!(command, Command::Lock { .. } | Command::Unlock { .. });
+        if changes.is_empty() || *reply == Reply::Waits || is_once {
             return None;
         }
         let seat = state.answers.seat(self.seats.take(request));

@@ -12,8 +12,10 @@ mod servers;
 
 mod advisory;
 mod again;
+mod contest;
 mod faults;
 mod history;
 mod home;
 mod outage;
+mod siege;
 mod world;
