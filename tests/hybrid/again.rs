@@ -9,7 +9,7 @@ use lockfs::lock::{
     Claim, Ino, Mode, Mount, MountId, Name, Origin, Range, RequestId, SessionId, SessionKind, Style, Ttl,
 };
 use lockfs::store::hybrid::{HybridStore, Options, Policy};
-use lockfs::store::redis::{self, Acks, Endpoint};
+use lockfs::store::redis::{Acks, Endpoint, Options as OnRedis};
 use lockfs::store::{Durability, LockStore, StoreError, Tenure};
 use lockfs::table::{Begin, Caller, Claimant, Command, Existing, New, Opening, Outcome, Reply, Spot};
 
@@ -25,7 +25,7 @@ fn open(dir: &Path, url: &str, tenure: Tenure) -> HybridStore {
         ..endpoint
     };
     let options = Options {
-        redis: redis::Options {
+        redis: OnRedis {
             endpoint,
             acks: Acks::default(),
             namespace: "again".to_owned(),
@@ -128,4 +128,33 @@ fn what_redis_has_answered_the_next_daemon_of_the_host_knows() {
     assert_eq!(acquire(&store, 2, "a"), made);
     assert_eq!(store.remembers(RequestId { mount: MOUNT, number: 4 }), Ok(false));
     assert!(matches!(acquire(&store, 4, "a"), Ok(Err(_))));
+}
+
+/// Bug: what the daemon before did not know the outcome of was answered as given, and then undone.
+#[test]
+fn what_is_to_be_undone_is_no_answer() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let server = RedisServer::options().start();
+    let url = server.unix_url();
+    let store = open(dir.path(), &url, Tenure::Begun(MOUNT));
+    assert!(matches!(acquire(&store, 2, "a"), Ok(Ok(_))));
+    drop(store);
+    // As it would have noted it, had the answer been lost.
+    let mut link = server.connect().expect("the server is there");
+    let [key] = redis::cmd("KEYS")
+        .arg("lockfs:{again}:q:*")
+        .query::<[String; 1]>(&mut link)
+        .expect("one daemon was answered");
+    let answers: std::collections::HashMap<String, Vec<u8>> =
+        redis::cmd("HGETALL").arg(&key).query(&mut link).expect("it was answered");
+    let seat =
+        answers.keys().find_map(|field| field.strip_prefix('k')).expect("one of the kernel's requests");
+    let number = f64::from_be_bytes(answers[seat][..8].try_into().expect("a number"));
+    let known = std::fs::read_to_string(dir.path().join("again.redis.namespace")).expect("it was noted");
+    let generation = known.split(' ').next().expect("a generation");
+    let line = format!("{generation} {seat} {number} {key} .\n");
+    std::fs::write(dir.path().join("again.redis.undo"), line).expect("it is ours");
+    let store = open(dir.path(), &url, Tenure::TakenOver(MOUNT));
+    assert_eq!(store.remembers(RequestId { mount: MOUNT, number: 2 }), Ok(false));
+    assert!(matches!(acquire(&store, 2, "a"), Ok(Ok(_))), "it is free");
 }

@@ -253,6 +253,10 @@ impl Keeper {
             return Ok(());
         }
         let succession = &self.requests.succession;
+        if succession.is_unasked() {
+            // What the daemon before this one did not know the outcome of is no outcome.
+            self.undo_all()?;
+        }
         let mount = succession.mount().as_u64().to_be_bytes();
         let before: &[u8] = if succession.is_unasked() { b"1" } else { b"" };
         let args: [&[u8]; 4] = [&generation, &mount, self.requests.answers(), before];

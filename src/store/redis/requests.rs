@@ -452,7 +452,8 @@ impl Requests {
             }
         };
         let mut may_have_happened = false;
-        let answer = self.step_from(&mut seat, place, script, args, gives, patience, &mut may_have_happened);
+        let answer =
+            self.step_from((&mut seat, place), script, args, gives, patience, &mut may_have_happened);
         match answer {
             Ok(answer) => {
                 self.give_back(seat);
@@ -490,8 +491,7 @@ impl Requests {
 
     fn step_from(
         &self,
-        seat: &mut Seat,
-        place: Place<'_>,
+        (seat, place): (&mut Seat, Place<'_>),
         script: Script,
         args: &[&[u8]],
         gives: Gives,
