@@ -42,7 +42,7 @@ use successor::Successor;
 const PATIENCE: Duration = Duration::from_secs(30);
 
 /// How long until it is tried again.
-const PAUSE: Duration = Duration::from_millis(500);
+const PAUSE: Duration = Duration::from_millis(100);
 
 /// How many threads answer requests where a step waits for the disk at most.
 const NEAR_THREADS: usize = 4;
@@ -158,7 +158,7 @@ fn serve_to(
     ready: impl FnOnce(),
 ) -> Result<(), Error> {
     let signals = Signals::block()?;
-    let successor = Successor::of_this_process()?;
+    let successor = Successor::of_this_process(&settings.mountpoint)?;
     let beginning = Beginning::of(heritage)?;
     let clock: Arc<dyn Clock> = Arc::new(SystemClock);
     manager.starting(format_args!("opening the {} store", settings.backend));
@@ -179,8 +179,11 @@ fn open_for(settings: &Settings, beginning: &Beginning, clock: Arc<dyn Clock>) -
     let deadline = clock.now().boot + PATIENCE;
     loop {
         match open(settings, beginning.tenure, Arc::clone(&clock)) {
-            Err(Error::Store(error)) if beginning.kept.is_some() && clock.now().boot < deadline => {
-                log::warn!("the store can't be opened, and is tried again: {error}");
+            // What a killed daemon had open may be open for a moment in a process that it was just about to start.
+            Err(error @ (Error::Store(_) | Error::Level(LevelError::Busy { .. })))
+                if beginning.kept.is_some() && clock.now().boot < deadline =>
+            {
+                log::info!("the store can't be opened, and is tried again: {error}");
                 std::thread::sleep(PAUSE);
             }
             opened => return opened,

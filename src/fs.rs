@@ -157,7 +157,7 @@ impl LockFs {
     /// # Errors
     /// The store can't say, or can't keep it.
     pub fn recall_opens(&self) -> Result<(), StoreError> {
-        self.service.recall_opens(&self.handles.opens())
+        self.service.recall_opens(&self.handles.opens(), self.handles.ended())
     }
 
     /// Says what becomes of the mount when its daemon is replaced, which is known once it is there.

@@ -261,12 +261,12 @@ impl LockService {
     }
 
     /// Says what is open of a mount that was taken over, as whoever keeps the handles knows: each object, and the number
-    /// of the request that opened it. To be called after the mount was taken up, and before anybody is answered.
+    /// of the request that opened it; and requests whose handles were `ended` lately. To be called after the mount was taken up, and before anybody is answered.
     ///
     /// # Errors
     /// [`StoreError`]: the store can't say, or can't keep it.
-    pub fn recall_opens(&self, opens: &[(Ino, u64)]) -> Result<(), StoreError> {
-        self.store.recall_opens(self.mount.id, opens)
+    pub fn recall_opens(&self, opens: &[(Ino, u64)], ended: &[u64]) -> Result<(), StoreError> {
+        self.store.recall_opens(self.mount.id, opens, ended)
     }
 
     /// Whether the daemon before this one has carried out a step of the request that `who` made. What stands in its

@@ -51,11 +51,11 @@ pub trait LockStore: Send + Sync + fmt::Debug {
     fn execute_for(&self, request: Option<RequestId>, command: &Command) -> Result<Outcome, StoreError>;
 
     /// What a mount that was taken over has open, as whoever keeps its handles knows: each object, and the request that
-    /// opened it. The store may have heard of no close that came last, nor of an open that mattered to nobody.
+    /// opened it; and requests whose handles were closed again, so that nobody asks them any more. The store may have heard of no close that came last, nor of an open that mattered to nobody.
     ///
     /// # Errors
     /// [`StoreError`]: the store can't say, or can't keep it.
-    fn recall_opens(&self, mount: MountId, opens: &[(Ino, u64)]) -> Result<(), StoreError>;
+    fn recall_opens(&self, mount: MountId, opens: &[(Ino, u64)], ended: &[u64]) -> Result<(), StoreError>;
 
     /// Whether a step of that request was carried out, and its outcome is still remembered: what its caller sees
     /// now is what it has done itself.

@@ -182,12 +182,13 @@ pub(super) fn start(settings: Result<Settings, Failure>, left: Option<Left>) -> 
     }
     // Whoever goes on in the same process is in the background already, if that is where it belongs.
     if settings.foreground || left.as_ref().is_some_and(Left::is_by_exec) {
-        if !settings.foreground {
-            background::leave_directory();
-        }
         start_log(&settings)?;
         let heritage = prepare(&settings, left)?;
-        let outcome = serve(&settings, heritage, || {});
+        let outcome = serve(&settings, heritage, || {
+            if !settings.foreground {
+                background::leave_directory();
+            }
+        });
         if let (Err(failure), false) = (&outcome, settings.foreground) {
             log::error!("{}", failure.message);
         }

@@ -80,12 +80,11 @@ impl Left {
         let resumed = ledger.and_then(Ledger::resume);
         match (device, resumed) {
             (Ok(device), Ok(Some((ledger, state)))) => {
-                let left = Self { device, ledger: Arc::new(ledger), state, way };
-                // Not into the mount itself, where nobody answers yet.
-                if left.mountpoint().is_some_and(|point| !directory.starts_with(point)) {
+                if way == Way::Exec {
+                    // Where there is no such place any more, a relative path is an error that says so.
                     std::env::set_current_dir(directory).ok();
                 }
-                Some(left)
+                Some(Self { device, ledger: Arc::new(ledger), state, way })
             }
             (_, resumed) => {
                 let why =

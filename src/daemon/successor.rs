@@ -10,7 +10,7 @@ use std::io;
 use std::os::fd::{AsRawFd, BorrowedFd};
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::os::unix::process::CommandExt;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
 use std::sync::mpsc::channel;
 use std::time::Duration;
@@ -29,17 +29,19 @@ pub(super) struct Successor {
     program: PathBuf,
     words: Vec<OsString>,
     directory: PathBuf,
+    mountpoint: PathBuf,
 }
 
 impl Successor {
-    /// The one of this process, before it has left its directory.
-    pub(super) fn of_this_process() -> io::Result<Self> {
+    /// The one of this process, which serves a mount there, before it has left its directory.
+    pub(super) fn of_this_process(mountpoint: &Path) -> io::Result<Self> {
         let program = std::fs::read_link("/proc/self/exe")?.into_os_string();
         let program = program.as_bytes().strip_suffix(DELETED).unwrap_or(program.as_bytes()).to_vec();
         Ok(Self {
             program: OsString::from_vec(program).into(),
             words: std::env::args_os().collect(),
             directory: std::env::current_dir()?,
+            mountpoint: mountpoint.to_owned(),
         })
     }
 
@@ -48,6 +50,11 @@ impl Successor {
     /// # Errors
     /// Why not, in a line.
     pub(super) fn try_out(&self) -> Result<(), String> {
+        // To get there it would have to ask the mount, which nobody serves by then.
+        if self.directory.starts_with(&self.mountpoint) {
+            let directory = self.directory.display();
+            return Err(format!("lockfs was started in {directory}, where the mount is by now"));
+        }
         let mut version = Command::new(&self.program);
         version.arg("--version");
         let mut rehearsal = Command::new(&self.program);
@@ -126,7 +133,7 @@ mod tests {
 
     fn successor(program: &str, words: &[&str]) -> Successor {
         let words = words.iter().map(OsString::from).collect();
-        Successor { program: program.into(), words, directory: "/".into() }
+        Successor { program: program.into(), words, directory: "/".into(), mountpoint: "/locks".into() }
     }
 
     #[test]

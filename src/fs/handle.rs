@@ -22,6 +22,8 @@ pub(super) struct Handle {
 #[derive(Debug, Default)]
 pub(super) struct Handles {
     table: Mutex<Table>,
+    /// The requests whose handles were closed last at an earlier daemon.
+    ended: Vec<u64>,
     ledger: Arc<Ledger>,
 }
 
@@ -41,7 +43,8 @@ impl Handles {
             table.earlier.insert(request, number);
             table.open.insert(number, Handle { ino, session, text: None });
         }
-        Self { table: Mutex::new(table), ledger }
+        let ended = std::mem::take(&mut state.ended).into();
+        Self { table: Mutex::new(table), ended, ledger }
     }
 
     /// Enters what a request has opened; returns its number.
@@ -65,6 +68,11 @@ impl Handles {
         let table = self.table();
         let ino = |number| table.open.get(number).and_then(|handle: &Handle| handle.ino);
         table.earlier.iter().filter_map(|(request, number)| Some((ino(number)?, *request))).collect()
+    }
+
+    /// The requests whose handles an earlier daemon has closed again, the last of them.
+    pub(super) fn ended(&self) -> &[u64] {
+        &self.ended
     }
 
     /// The sessions that are kept alive, once for each handle.

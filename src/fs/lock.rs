@@ -81,21 +81,30 @@ impl Uses {
         self.ledger.note(&Entry::Used(ino, new));
     }
 
-    /// Takes out the uses that `is_meant` says; returns those of which no other of the same owner is left.
-    fn take(&self, ino: Ino, is_meant: impl Fn(&Use) -> bool) -> Vec<Use> {
+    /// Takes out the uses that `is_meant` says; they stay in the ledger until they are [forgotten](Self::forget). Returns
+    /// them, and those among them of which no other of the same owner is left.
+    fn take(&self, ino: Ino, is_meant: impl Fn(&Use) -> bool) -> (Vec<Use>, Vec<Use>) {
         let mut uses = self.uses();
         let Some(of_object) = uses.get_mut(&ino) else {
-            return Vec::new();
+            return (Vec::new(), Vec::new());
         };
-        let (mut taken, left): (Vec<Use>, Vec<Use>) = of_object.iter().partition(|one| is_meant(one));
-        taken.iter().for_each(|one| self.ledger.note(&Entry::Unused(ino, *one)));
-        taken.retain(|one| !left.iter().any(|other| (other.style, other.key) == (one.style, one.key)));
-        taken.dedup_by_key(|one| (one.style, one.key));
+        let (taken, left): (Vec<Use>, Vec<Use>) = of_object.iter().partition(|one| is_meant(one));
+        let mut last = taken.clone();
+        last.retain(|one| !left.iter().any(|other| (other.style, other.key) == (one.style, one.key)));
+        last.dedup_by_key(|one| (one.style, one.key));
         match left.is_empty() {
             true => drop(uses.remove(&ino)),
             false => *of_object = left,
         }
-        taken
+        (taken, last)
+    }
+
+    /// Notes that all is done that follows from the end of uses.
+    fn forget(&self, ino: Ino, taken: &[Use]) {
+        let uses = self.uses();
+        let is_there = |one: &Use| uses.get(&ino).into_iter().flatten().any(|other| other.is_same(one));
+        let gone = taken.iter().filter(|one| !is_there(one));
+        gone.for_each(|one| self.ledger.note(&Entry::Unused(ino, *one)));
     }
 
     /// Whether something was locked through a handle in an earlier lease of the mount than `lease`.
@@ -197,12 +206,12 @@ impl LockFs {
         range: Range,
     ) -> Result<(), Error> {
         let ino = self.locked_object(number, handle)?;
-        if range == Range::WHOLE {
-            // It has none left, through whichever handle.
-            self.uses.take(ino, |one| one.style == style && one.key == key);
-        }
+        // It has none left, through whichever handle.
+        let is_meant = |one: &Use| range == Range::WHOLE && one.style == style && one.key == key;
+        let (taken, _) = self.uses.take(ino, is_meant);
         let mount = self.service.mount();
         self.service.settle_of(who, Command::Unlock { mount, ino, style, key, range });
+        self.uses.forget(ino, &taken);
         Ok(())
     }
 
@@ -220,11 +229,13 @@ impl LockFs {
 
     fn let_go(&self, ino: Ino, is_meant: impl Fn(&Use) -> bool) {
         let (mount, range) = (self.service.mount(), Range::WHOLE);
-        for Use { style, key, lease, .. } in self.uses.take(ino, is_meant) {
+        let (taken, last) = self.uses.take(ino, is_meant);
+        for Use { style, key, lease, .. } in last {
             if lease == self.service.lease() {
                 self.service.settle(Command::Unlock { mount, ino, style, key, range });
             }
         }
+        self.uses.forget(ino, &taken);
     }
 
     /// Whether the caller of a request that was carried out, in that time, was killed meanwhile.

@@ -220,11 +220,9 @@ unsafe extern "C" fn read(
             device.seen.store(true, Ordering::Release);
             // SAFETY: the call has just filled so many bytes of the caller's buffer, which is the caller's alone.
             let request = unsafe { std::slice::from_raw_parts_mut(buffer.cast::<u8>(), filled) };
-            if !device.begin(opcode(request)) {
-                // What the crate takes for the end of the mount.
-                // SAFETY: the place of this thread's errno.
-                unsafe { *libc::__errno_location() = libc::ENODEV };
-                return -1;
+            while !device.begin(opcode(request)) {
+                // It ends with the process. If it returned, the crate would take that for the end of the mount.
+                std::thread::park();
             }
             if let Some(interrupted) = interrupted(request) {
                 device.tell(interrupted);

@@ -440,9 +440,9 @@ impl LockStore for HybridStore {
         self.pair.execute(request, command)
     }
 
-    fn recall_opens(&self, mount: MountId, opens: &[(Ino, u64)]) -> Result<(), StoreError> {
-        self.pair.redis.recall_opens(mount, opens)?;
-        self.pair.mirror.recall_opens(mount, opens)
+    fn recall_opens(&self, mount: MountId, opens: &[(Ino, u64)], ended: &[u64]) -> Result<(), StoreError> {
+        self.pair.redis.recall_opens(mount, opens, ended)?;
+        self.pair.mirror.recall_opens(mount, opens, ended)
     }
 
     fn remembers(&self, request: RequestId) -> Result<bool, StoreError> {

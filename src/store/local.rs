@@ -345,9 +345,10 @@ impl<J: Journal> LockStore for TableStore<J> {
         }
     }
 
-    fn recall_opens(&self, mount: MountId, opens: &[(Ino, u64)]) -> Result<(), StoreError> {
+    fn recall_opens(&self, mount: MountId, opens: &[(Ino, u64)], ended: &[u64]) -> Result<(), StoreError> {
         // What was opened and may not have been answered will be asked for again, and is no handle yet.
-        let is_known = |number: u64| opens.iter().any(|(_, request)| *request == number);
+        let is_known =
+            |number: u64| ended.contains(&number) || opens.iter().any(|(_, request)| *request == number);
         let unanswered = self.state()?.answers.opened(mount);
         let unanswered = unanswered.into_iter().filter(|(_, number)| !is_known(*number));
         let mut counts = BTreeMap::new();

@@ -294,8 +294,10 @@ impl LockStore for RedisStore {
         self.carry_out(command)
     }
 
-    fn recall_opens(&self, mount: MountId, opens: &[(Ino, u64)]) -> Result<(), StoreError> {
-        self.requests.succession.note_handles(opens.iter().map(|(_, request)| *request));
+    fn recall_opens(&self, mount: MountId, opens: &[(Ino, u64)], ended: &[u64]) -> Result<(), StoreError> {
+        self.requests
+            .succession
+            .note_handles(opens.iter().map(|(_, request)| *request).chain(ended.iter().copied()));
         self.copies(|copies| {
             for (ino, _) in opens {
                 copies.opens.open_untold(*ino, mount);

@@ -91,8 +91,6 @@ fn what_is_open_and_held_stays_so() {
     // Of each kind of directory that has no number in the store.
     let places = ["", ".sessions/agent", ".lockfs/info", ".wait"];
     let inside = places.map(|place| File::open(world.path(place)).unwrap());
-    let token = world.lockfs(&["status"]).succeeds();
-    drop(token);
     let before = file.metadata().unwrap().ino();
     for round in 1..=3 {
         copied.replace(REPLACED);
@@ -148,11 +146,10 @@ fn who_waits_goes_on_waiting_and_is_granted() {
     }
     // A signal ends a wait that was begun at a daemon before.
     assert_eq!(impatient.end(), 7);
-    holder.0.kill().unwrap();
-    holder.0.wait().unwrap();
-    fs::remove_file(world.path("x")).unwrap();
-    kill("TERM", &format!("-{}", locker.pid()));
-    locker.0.wait().unwrap();
+    for job in [&mut holder, &mut locker] {
+        Command::new("kill").args(["-s", "TERM", "--", &format!("-{}", job.pid())]).status().unwrap();
+        job.0.wait().unwrap();
+    }
     assert_eq!((door.end(), second.end()), (0, 0));
     assert_eq!(world.waiting("m"), 0);
 }

@@ -40,8 +40,8 @@ impl LockStore for Buggy {
         }
         self.0.execute_for(request, command)
     }
-    fn recall_opens(&self, mount: MountId, opens: &[(Ino, u64)]) -> Result<(), StoreError> {
-        self.0.recall_opens(mount, opens)
+    fn recall_opens(&self, mount: MountId, opens: &[(Ino, u64)], ended: &[u64]) -> Result<(), StoreError> {
+        self.0.recall_opens(mount, opens, ended)
     }
     fn remembers(&self, request: RequestId) -> Result<bool, StoreError> {
         self.0.remembers(request)

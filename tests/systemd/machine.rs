@@ -193,6 +193,16 @@ impl Drop for Machine {
     }
 }
 
+/// Waits until `claim` holds, of what is not the machine's to say.
+#[track_caller]
+pub(crate) fn eventually(what: &str, claim: impl Fn() -> bool) {
+    let limit = Instant::now() + LIMIT;
+    while !claim() {
+        assert!(Instant::now() < limit, "it never came true that {what}");
+        sleep(Duration::from_millis(10));
+    }
+}
+
 /// Removes a control group and those in it; a group whose last process is just ending is busy still.
 fn remove_groups(group: &Path) -> io::Result<()> {
     for entry in fs::read_dir(group)? {

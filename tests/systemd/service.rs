@@ -2,7 +2,7 @@
 
 use std::fs;
 
-use crate::machine::{DEV, Machine};
+use crate::machine::{DEV, Machine, eventually};
 
 /// A service that can do something only with the mount.
 const CONSUMER: &str = "\
@@ -193,12 +193,23 @@ fn a_user_has_a_mount_of_their_own() {
     assert!(machine.is_mounted("/home/dev/locks"));
     user("touch /home/dev/locks/x");
     assert_eq!(user("cat /proc/self/mounts").matches("user_id=4711").count(), 1);
-    let pid = user("systemctl --user show --value -p MainPID lockfs");
-    user(&format!("kill -KILL {pid}"));
-    machine.eventually("it is back", |machine| {
-        machine.said(&format!("{DEV} systemctl --user is-active lockfs")) == "active"
-            && machine.said(&format!("{DEV} ls /home/dev/locks")) == "x"
-    });
+    // Who is in it stays there, whatever becomes of the daemon.
+    let mut inside =
+        machine.command(&format!("exec {DEV} sh -c 'cd ~/locks && exec sleep 1000 >>x'")).spawn().unwrap();
+    let sleeper = "pgrep -x -u 4711 sleep";
+    machine.eventually("somebody is inside", |machine| !machine.said(sleeper).is_empty());
+    let user = |script: &str| machine.run(&format!("{DEV} {script}"));
+    let main = || user("systemctl --user show --value -p MainPID lockfs");
+    for way in ["systemctl --user restart lockfs", "systemctl --user kill --kill-whom=main -s KILL lockfs"] {
+        let pid = main();
+        user(way);
+        let is_back = || main() != pid && user("systemctl --user is-active lockfs || :") == "active";
+        eventually("another daemon serves", is_back);
+        assert_eq!(user(&format!("ls /proc/$({sleeper})/cwd/")), "x", "{way}");
+        user(&format!("stat -L /proc/$({sleeper})/fd/1"));
+    }
+    inside.kill().unwrap();
+    inside.wait().unwrap();
     machine.run(&format!("{DEV} systemctl --user stop lockfs"));
     assert!(!machine.is_mounted("/home/dev/locks"));
     assert!(!machine.path("/var/lib/lockfs").exists());

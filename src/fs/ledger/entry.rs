@@ -51,6 +51,8 @@ pub(in crate::fs) enum Entry<'a> {
     /// of it, and nothing is lost if there is none.
     Used(Ino, Use),
     Unused(Ino, Use),
+    /// A request whose handle was closed.
+    Ended(u64),
     /// The highest number that a handle ever had.
     LastHandle(u64),
     Events(EventsEnd),
@@ -185,6 +187,7 @@ impl<'a> Entry<'a> {
             Self::Unused(..) => 12,
             Self::LastHandle(_) => 13,
             Self::Events(_) => 14,
+            Self::Ended(_) => 15,
         });
         let mut parts = Parts(payload);
         match self {
@@ -197,9 +200,11 @@ impl<'a> Entry<'a> {
             Self::Connected(Connection { init, reply, device }) => {
                 parts.bytes(init).bytes(reply).bytes(device.as_bytes())
             }
-            Self::Lease(number) | Self::Tries(number) | Self::Closed(number) | Self::LastHandle(number) => {
-                parts.number(*number)
-            }
+            Self::Lease(number)
+            | Self::Tries(number)
+            | Self::Closed(number)
+            | Self::Ended(number)
+            | Self::LastHandle(number) => parts.number(*number),
             Self::Told { number, node, count } => parts.number(*number).node(*node).number(*count),
             Self::Forgot { number, count } => parts.number(*number).number(*count),
             Self::Door { number, spot } => {
@@ -255,6 +260,7 @@ impl<'a> Entry<'a> {
             11 => Self::Used(reader.ino()?, reader.one_use()?),
             12 => Self::Unused(reader.ino()?, reader.one_use()?),
             13 => Self::LastHandle(reader.number()?),
+            15 => Self::Ended(reader.number()?),
             14 => Self::Events(EventsEnd {
                 last: reader.number()?,
                 sum: u32::try_from(reader.number()?).ok()?,

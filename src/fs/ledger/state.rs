@@ -1,6 +1,6 @@
 //! What a ledger says: the entries, one after the other, come to a state, and a state to the fewest entries.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, VecDeque};
 use std::path::PathBuf;
 
 use super::entry::Entry;
@@ -34,6 +34,9 @@ pub struct Connection {
     pub device: String,
 }
 
+/// How many requests are remembered whose handles were closed.
+const ENDED_MAX: usize = 256;
+
 /// Where `.lockfs/events` ends.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(in crate::fs) struct EventsEnd {
@@ -66,6 +69,9 @@ pub struct State {
     pub(in crate::fs) doors: HashMap<u64, Spot>,
     pub(in crate::fs) last_handle: u64,
     pub(in crate::fs) handles: HashMap<u64, Open>,
+    /// The requests whose handles were closed last: a store may not have heard that they were answered. Each thread that
+    /// answers can have left one behind, and another one takes its turn before so many are closed.
+    pub(in crate::fs) ended: VecDeque<u64>,
     pub(in crate::fs) uses: HashMap<Ino, Vec<Use>>,
     pub(in crate::fs) events: EventsEnd,
 }
@@ -116,7 +122,12 @@ impl State {
                 self.last_handle = self.last_handle.max(number);
                 self.handles.insert(number, Open { ino, session, request });
             }
-            Entry::Closed(number) => drop(self.handles.remove(&number)),
+            Entry::Closed(number) => {
+                if let Some(Open { request, .. }) = self.handles.remove(&number) {
+                    self.ended(request);
+                }
+            }
+            Entry::Ended(request) => self.ended(request),
             Entry::Used(ino, one) => {
                 let uses = self.uses.entry(ino).or_default();
                 uses.retain(|other| !other.is_same(&one));
@@ -133,6 +144,13 @@ impl State {
             Entry::LastHandle(number) => self.last_handle = self.last_handle.max(number),
             Entry::Events(end) => self.events = end,
         }
+    }
+
+    fn ended(&mut self, request: u64) {
+        if self.ended.len() == ENDED_MAX {
+            self.ended.pop_front();
+        }
+        self.ended.push_back(request);
     }
 
     /// The fewest entries that come to this.
@@ -155,6 +173,14 @@ impl State {
         });
         let uses =
             self.uses.iter().flat_map(|(&ino, uses)| uses.iter().map(move |&one| Entry::Used(ino, one)));
-        began.chain(connection).chain(numbers).chain(nodes).chain(doors).chain(handles).chain(uses)
+        let ended = self.ended.iter().copied().map(Entry::Ended);
+        began
+            .chain(connection)
+            .chain(numbers)
+            .chain(nodes)
+            .chain(doors)
+            .chain(handles)
+            .chain(ended)
+            .chain(uses)
     }
 }

@@ -78,7 +78,7 @@ fn entry<'a>(dice: &mut Dice, session: &'a mut String) -> Entry<'a> {
     let ino = Ino::from_u64(dice.below(4));
     let style = if dice.below(2) == 0 { Style::Flock } else { Style::Fcntl };
     let one = Use { style, key: dice.below(2), handle: dice.below(3), lease: dice.below(3) };
-    match dice.below(14) {
+    match dice.below(15) {
         0 => Entry::Told { number: dice.below(6), node: node(dice), count: 1 + dice.below(3) },
         1 => Entry::Forgot { number: dice.below(6), count: dice.below(4) },
         2 => {
@@ -98,6 +98,7 @@ fn entry<'a>(dice: &mut Dice, session: &'a mut String) -> Entry<'a> {
         10 => Entry::Events(EventsEnd { last: dice.below(99), sum: 7, end: dice.below(99) }),
         11 => Entry::Lease(dice.below(9)),
         12 => Entry::Tries(dice.below(9)),
+        13 => Entry::Ended(dice.below(99)),
         _ => {
             let since = Now { boot: BootTime::from_nanos(7), wall: WallTime::new(-5, 3) };
             let mount = MountId::from_u64(dice.below(9));

@@ -171,7 +171,7 @@ pub(crate) fn what_is_open_is_what_the_handles_say(tree: &mut dyn Tenant) {
     // As whoever takes up the mount does.
     tree.ask(Command::Renew { sessions: vec![session_id("dev1-1")] }).expect("it is there");
     tree.attend_all();
-    tree.store().recall_opens(mount_id(0), &[(kept, 4)]).expect("the store works");
+    tree.store().recall_opens(mount_id(0), &[(kept, 4)], &[]).expect("the store works");
     assert!(ask(tree, 6, &made).is_ok());
     for path in ["closed", "kept", "unanswered"] {
         tree.unlink(&alice(), path).expect("it is hers");
