@@ -13,9 +13,7 @@ use lockfs::clock::{BootId, SystemClock};
 use lockfs::lock::{Ino, MountId, Name, Origin, SessionId, SessionKind, Ttl};
 use lockfs::store::level::LevelStore;
 use lockfs::store::{Durability, LockStore};
-use lockfs::table::{
-    Begin, Caller, Claimant, Command as Step, Existing, New, Opening, Outcome, Reply, Spot,
-};
+use lockfs::table::{Begin, Caller, Claimant, Command as Step, Existing, New, Opening, Outcome, Reply, Spot};
 
 use crate::Extent;
 use crate::figures::{figure, goal, heading, millis};
@@ -62,10 +60,7 @@ struct Moved {
 fn tell(name: &str, count: usize, moved: &Moved) {
     let rate = count as f64 / moved.span.as_secs_f64();
     let (still, memory) = (millis(moved.stood_still), moved.memory >> 20);
-    figure(
-        name,
-        format_args!("{rate:.0} locks/s, stood still for {still}, at most {memory} MiB of memory"),
-    );
+    figure(name, format_args!("{rate:.0} locks/s, stood still for {still}, at most {memory} MiB of memory"));
 }
 
 fn stop(name: &str, longest: Duration) {
@@ -140,8 +135,13 @@ fn fill(dir: &Path, directories: usize) -> io::Result<()> {
             let caller = caller(&format!("agent-{}", count / OF_A_SESSION))?;
             count += usize::from(new != New::Directory);
             let name = Name::parse(name.as_bytes()).map_err(io::Error::other)?;
-            let step =
-                Step::Acquire { caller, spot: Spot { parent, name }, new, mode: 0o644, existing: Existing::Refuse };
+            let step = Step::Acquire {
+                caller,
+                spot: Spot { parent, name },
+                new,
+                mode: 0o644,
+                existing: Existing::Refuse,
+            };
             made(store.execute(&step).map_err(io::Error::other)?)
         };
         let parent = make(Ino::ROOT, format!("d{number}"), New::Directory)?;
@@ -160,8 +160,7 @@ fn made(outcome: Outcome) -> io::Result<Ino> {
 }
 
 fn caller(session: &str) -> io::Result<Caller> {
-    let origin =
-        Origin { user: "root".to_owned(), host: "bench".to_owned(), pid: 0, command: String::new() };
+    let origin = Origin { user: "root".to_owned(), host: "bench".to_owned(), pid: 0, command: String::new() };
     let claimant = Claimant {
         id: SessionId::parse(session.as_bytes()).map_err(io::Error::other)?,
         kind: SessionKind::Named,

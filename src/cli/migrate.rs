@@ -239,8 +239,13 @@ mod tests {
             ..Report::default()
         };
         let text = described(&report, Task::Move);
-        assert!(text.starts_with("state: moved\nfrom: leveldb:///a\nto: redis://b\nsource: locks=0 "), "{text}");
+        assert!(
+            text.starts_with("state: moved\nfrom: leveldb:///a\nto: redis://b\nsource: locks=0 "),
+            "{text}"
+        );
         assert!(text.ends_with("others_in_target: 0\nstood_still_ms: 7\n"), "{text}");
-        assert!(described(&Report { different: 1, ..report }, Task::Verify).starts_with("state: different\n"));
+        assert!(
+            described(&Report { different: 1, ..report }, Task::Verify).starts_with("state: different\n")
+        );
     }
 }

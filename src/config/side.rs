@@ -42,7 +42,10 @@ impl TypedSide {
         flags.set(super::NAMESPACE.name, in_url.map(OsString::from).or(self.namespace));
         if let Some(rest) = url.strip_prefix("leveldb:") {
             if self.password_file.is_some() {
-                return Err(at_flag(format!("a leveldb has no password: leave out {}-password-file", self.flag)));
+                return Err(at_flag(format!(
+                    "a leveldb has no password: leave out {}-password-file",
+                    self.flag
+                )));
             }
             if let Some(dir) = data_dir(rest).map_err(at_flag)? {
                 flags.set(DATA_DIR.name, Some(absolute(&dir)?.into_os_string()));
@@ -52,7 +55,8 @@ impl TypedSide {
         }
         if url.starts_with("hybrid:") {
             return Err(at_flag(
-                "a hybrid keeps its locks in its redis, and tells its leveldb of them: name the redis".to_owned(),
+                "a hybrid keeps its locks in its redis, and tells its leveldb of them: name the redis"
+                    .to_owned(),
             ));
         }
         if !["redis", "rediss", "unix"].iter().any(|scheme| url.starts_with(scheme)) {
@@ -68,9 +72,7 @@ impl TypedSide {
         let typed = |error: ConfigError| {
             let said = error.to_string();
             let said = said.replace("--redis-url", self.flag);
-            ConfigError::new(
-                said.replace("--redis-password-file", &format!("{}-password-file", self.flag)),
-            )
+            ConfigError::new(said.replace("--redis-password-file", &format!("{}-password-file", self.flag)))
         };
         let sources = gather(flags, MountOptions::default())?;
         let settings = RedisSettings::resolve(&sources).map_err(typed)?;
@@ -116,9 +118,9 @@ mod tests {
     use super::*;
 
     fn resolve(url: &str, env: &[(&str, &str)]) -> Result<Side, String> {
-        let env: Vec<_> = env.iter().map(|(name, value)| (OsString::from(name), OsString::from(value))).collect();
-        let side =
-            TypedSide { flag: "--from", url: url.to_owned(), password_file: None, namespace: None };
+        let env: Vec<_> =
+            env.iter().map(|(name, value)| (OsString::from(name), OsString::from(value))).collect();
+        let side = TypedSide { flag: "--from", url: url.to_owned(), password_file: None, namespace: None };
         side.resolve_in(|flags, options| Ok(Sources::new(flags, options, Environment::from_iter(env))))
             .map_err(|error| error.to_string())
     }
@@ -138,7 +140,10 @@ mod tests {
         assert_eq!(shown("leveldb:///srv/locks?namespace=x", &dir), "/srv/locks/x");
         assert_eq!(shown("redis://db:1/2", &[]), "redis://db:1/2 default");
         assert_eq!(shown("redis://db:1/2?namespace=x", &dir), "redis://db:1/2 x");
-        assert_eq!(shown("redis+unix:///run/r.sock?db=3&namespace=x", &[]), "redis+unix:///run/r.sock?db=3 x");
+        assert_eq!(
+            shown("redis+unix:///run/r.sock?db=3&namespace=x", &[]),
+            "redis+unix:///run/r.sock?db=3 x"
+        );
         assert_eq!(shown("redis+sentinel://a,b/m", &[]), "sentinel m at a:26379,b:26379 default");
         assert_eq!(shown("redis:", &[("REDIS_HOST", "db")]), "redis://db:6379/0 default");
         assert_eq!(shown("redis://here", &[("REDIS_URL", "redis://there")]), "redis://here:6379/0 default");

@@ -103,10 +103,7 @@ impl<J: Journal> TableStore<J> {
     }
 
     /// Asks or tells the gate something, with what the table is then.
-    pub(super) fn gate<T>(
-        &self,
-        act: impl FnOnce(&mut Gate, &LockTable, Now) -> T,
-    ) -> Result<T, StoreError> {
+    pub(super) fn gate<T>(&self, act: impl FnOnce(&mut Gate, &LockTable, Now) -> T) -> Result<T, StoreError> {
         let mut state = self.state()?;
         let State { gate, table, .. } = &mut *state;
         let answer = act(gate, table, self.clock.now());

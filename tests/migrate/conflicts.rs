@@ -27,7 +27,10 @@ fn a_lock_that_another_holds_there_is_named_and_nothing_is_moved() {
     let before = dump(&server);
     for option in [&["--dry-run"][..], &[]] {
         let said = run(&[&["--from", &from, "--to", &to], option].concat());
-        let what = format!("in the way at redis://127.0.0.1:{}/0 (namespace default): d/b (root@h1 bash[", server.port());
+        let what = format!(
+            "in the way at redis://127.0.0.1:{}/0 (namespace default): d/b (root@h1 bash[",
+            server.port()
+        );
         said.fails(1, &what);
         assert_eq!(dump(&server), before);
     }

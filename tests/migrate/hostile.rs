@@ -170,9 +170,8 @@ fn the_rights_that_the_readme_names_are_enough_on_both_sides() {
     let dir = tempfile::tempdir().unwrap();
     stock(dir.path(), 250);
     let url = |server: &RedisServer| format!("redis://lockfs@127.0.0.1:{}/0", server.port());
-    let with = |from: &str, to: &str| {
-        ended(command(&["--from", from, "--to", to]).env("REDIS_PASSWORD", "secret"))
-    };
+    let with =
+        |from: &str, to: &str| ended(command(&["--from", from, "--to", to]).env("REDIS_PASSWORD", "secret"));
     with(&level(dir.path()), &url(&server)).has_moved();
     with(&url(&server), &url(&other)).has_moved();
     with(&url(&other), &level(&dir.path().join("back"))).has_moved();
@@ -186,8 +185,7 @@ fn a_mirror_that_did_things_by_itself_is_not_filled_until_its_redis_has_heard_of
     stock(dir.path(), 20);
     migrate(&level(dir.path()), &other.url()).has_moved();
     let url = server.url();
-    let options =
-        ["--host-id", "h0", "--backend", "hybrid", "--on-outage", "local", "--redis-url", &url];
+    let options = ["--host-id", "h0", "--backend", "hybrid", "--on-outage", "local", "--redis-url", &url];
     let mut here = Tree::unmounted(&options, &QUICK);
     here.mount();
     server.kill();

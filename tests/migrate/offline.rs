@@ -229,9 +229,11 @@ fn another_backend_and_a_restart_keep_every_lock_that_was_moved_and_its_holder_c
     let is_held = |tree: &Tree, name: &str| fs::File::create_new(tree.path(name)).is_err();
     let held = facts(&tree);
     // Forward in two steps, and back in one.
-    for (backend, moves, released) in
-        [("redis", Some((&here, &there)), "a"), ("hybrid", None, "b"), ("leveldb", Some((&there, &here)), "c")]
-    {
+    for (backend, moves, released) in [
+        ("redis", Some((&here, &there)), "a"),
+        ("hybrid", None, "b"),
+        ("leveldb", Some((&there, &here)), "c"),
+    ] {
         let before = facts(&tree);
         tree.unmount();
         if let Some((from, to)) = moves {

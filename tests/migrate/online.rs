@@ -142,7 +142,10 @@ fn judge(history: &History) {
         }
     }
     assert_eq!(history.torn, Vec::<String>::new());
-    println!("{count} holds, {} of them over the move; longest call to the source: {:?}", history.carried, history.longest);
+    println!(
+        "{count} holds, {} of them over the move; longest call to the source: {:?}",
+        history.carried, history.longest
+    );
     assert!(history.longest.values().all(|longest| *longest < Duration::from_secs(5)));
 }
 
@@ -222,15 +225,12 @@ fn a_mounted_hybrid_goes_to_another_redis_under_load_and_its_host_does_not_grant
     stock(dir.path(), STOCK);
     migrate(&level(dir.path()), &server.url()).has_moved();
     let url = server.url();
-    let options =
-        ["--host-id", "h0", "--backend", "hybrid", "--on-outage", "local", "--redis-url", &url];
+    let options = ["--host-id", "h0", "--backend", "hybrid", "--on-outage", "local", "--redis-url", &url];
     let mut here = Tree::unmounted(&options, &QUICK);
     here.mount();
     let there = on_redis(&other);
     move_under_load(&here, &server.url(), &other.url(), there);
-    eventually("it says so", || {
-        here.status("trouble").contains(&format!("have moved to {}", other.url()))
-    });
+    eventually("it says so", || here.status("trouble").contains(&format!("have moved to {}", other.url())));
     // Nor when the Redis that has nothing any more is gone.
     server.kill();
     let limit = Instant::now() + Duration::from_secs(8);

@@ -273,8 +273,7 @@ fn spot(parent: Ino, name: &str) -> Spot {
 }
 
 fn caller(session: &str) -> Caller {
-    let origin =
-        Origin { user: "root".to_owned(), host: "h0".to_owned(), pid: 0, command: String::new() };
+    let origin = Origin { user: "root".to_owned(), host: "h0".to_owned(), pid: 0, command: String::new() };
     let claimant = Claimant {
         id: SessionId::parse(session.as_bytes()).unwrap(),
         kind: SessionKind::Named,

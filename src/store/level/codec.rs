@@ -66,9 +66,7 @@ pub(super) fn is_of_object(key: &[u8]) -> bool {
 /// What a key is of.
 pub(super) fn parse_key(key: &[u8]) -> Option<Key> {
     match key.split_first()? {
-        (&OBJECT, number) => {
-            Some(Key::Object(Ino::from_u64(u64::from_be_bytes(number.try_into().ok()?))))
-        }
+        (&OBJECT, number) => Some(Key::Object(Ino::from_u64(u64::from_be_bytes(number.try_into().ok()?)))),
         (&SESSION, id) => SessionId::parse(id).ok().map(Key::Session),
         _ => None,
     }

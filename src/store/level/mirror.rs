@@ -37,9 +37,8 @@ impl LevelStore {
     ) -> Result<Self, LevelError> {
         let Opened { mut log, mut entries, .. } = BatchLog::open(dir, durability)?;
         if let Some((_, why)) = entries.iter().find(|(key, _)| key == codec::CLOSING) {
-            let has_moved_there = |closing: &Closing| {
-                closing.kind == ClosingKind::Moved && closing.place == place
-            };
+            let has_moved_there =
+                |closing: &Closing| closing.kind == ClosingKind::Moved && closing.place == place;
             if !Closing::parse(why).as_ref().is_some_and(has_moved_there) {
                 return Err(LevelError::Closed { dir: dir.to_owned(), why: Closing::shown(why) });
             }

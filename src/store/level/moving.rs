@@ -130,7 +130,8 @@ impl LevelEnd {
                 let parent = record.places.iter().find(|place| !is_there(codec::key_of(place.parent)));
                 let holder = record.session.as_ref().filter(|id| !is_there(codec::key_of_session(id)));
                 if parent.is_some() || holder.is_some() {
-                    let what = format!("inode {} is in a directory or of a session that is missing", record.ino);
+                    let what =
+                        format!("inode {} is in a directory or of a session that is missing", record.ino);
                     return Err(self.damaged(what).into());
                 }
             }
@@ -177,8 +178,7 @@ impl LevelEnd {
         let boot = self.value_of(codec::BOOT).map(<[u8]>::to_vec);
         let boot = boot.map(|boot| (codec::BOOT.to_vec(), boot));
         let entries = entries.iter().cloned().chain(boot);
-        let mut contents =
-            Contents::read(entries, now, &self.boot).map_err(|what| self.damaged(what))?;
+        let mut contents = Contents::read(entries, now, &self.boot).map_err(|what| self.damaged(what))?;
         for session in &mut contents.sessions {
             session.seen = now.boot;
         }
@@ -344,11 +344,7 @@ impl End for LevelEnd {
         Ok(())
     }
 
-    fn look(
-        &mut self,
-        objects: &[Ino],
-        sessions: &[SessionId],
-    ) -> Result<Option<(Now, Vec<Told>)>, Error> {
+    fn look(&mut self, objects: &[Ino], sessions: &[SessionId]) -> Result<Option<(Now, Vec<Told>)>, Error> {
         if self.is_stale {
             return Ok(None);
         }
@@ -448,9 +444,8 @@ impl End for LevelEnd {
             }
             // On the clock of this boot, as all that comes.
             writes.extend(records.iter().map(|record| codec::entry_of(record, now)));
-            let kept = writes.iter().filter(|(key, value)| {
-                value.is_some() && *key != codec::key_of(Ino::ROOT)
-            });
+            let kept =
+                writes.iter().filter(|(key, value)| value.is_some() && *key != codec::key_of(Ino::ROOT));
             before.keys = kept.map(|(key, _)| key.clone()).collect();
         }
         if self.is_mirror {

@@ -74,8 +74,8 @@ impl RemoteEnd {
     /// What is answered; `None` where a lease is over.
     fn ask(&mut self, question: &[u8]) -> Result<Option<Vec<u8>>, Error> {
         let answer = send(&mut self.stream, question).and_then(|()| receive(&mut self.stream));
-        let answer = answer
-            .map_err(|error| self.failed(format!("its daemon has gone ({error}): run it again")))?;
+        let answer =
+            answer.map_err(|error| self.failed(format!("its daemon has gone ({error}): run it again")))?;
         match answer.split_first() {
             Some((b'K', rest)) => Ok(Some(rest.to_vec())),
             Some((b'L', _)) => Ok(None),
@@ -141,9 +141,7 @@ impl RemoteEnd {
             )));
         }
         told.extend(contents.sessions.into_iter().map(|session| Told::Session(Box::new(session))));
-        told.extend(
-            contents.records.into_iter().map(|record| Told::Object(Box::new(record), Note::Told)),
-        );
+        told.extend(contents.records.into_iter().map(|record| Told::Object(Box::new(record), Note::Told)));
         Ok((now, told))
     }
 
@@ -207,11 +205,7 @@ impl End for RemoteEnd {
         Ok(())
     }
 
-    fn look(
-        &mut self,
-        objects: &[Ino],
-        sessions: &[SessionId],
-    ) -> Result<Option<(Now, Vec<Told>)>, Error> {
+    fn look(&mut self, objects: &[Ino], sessions: &[SessionId]) -> Result<Option<(Now, Vec<Told>)>, Error> {
         let mut question = b"l".to_vec();
         objects.iter().for_each(|ino| put_bytes(&mut question, &codec::key_of(*ino)));
         let answer = self.must(&question)?;

@@ -157,13 +157,8 @@ fn may_ask(stream: &UnixStream) -> bool {
     // SAFETY: the place for the answer lives, and is as long as said; geteuid(2) can't fail.
     unsafe {
         let place = (&raw mut peer).cast();
-        let asked = libc::getsockopt(
-            stream.as_raw_fd(),
-            libc::SOL_SOCKET,
-            libc::SO_PEERCRED,
-            place,
-            &raw mut length,
-        );
+        let asked =
+            libc::getsockopt(stream.as_raw_fd(), libc::SOL_SOCKET, libc::SO_PEERCRED, place, &raw mut length);
         asked == 0 && (peer.uid == 0 || peer.uid == libc::geteuid())
     }
 }
@@ -291,8 +286,7 @@ fn close(store: &LevelStore, text: &[u8]) -> Result<bool, StoreError> {
     let put: Put = (codec::CLOSING.to_vec(), Some(text.to_vec()));
     let kept = store.journal().keep(put).and_then(|()| {
         let dir = store.journal().dir();
-        sync_journal(dir)
-            .map_err(|error| StoreError::Failed(format!("sync {}: {error}", dir.display())))
+        sync_journal(dir).map_err(|error| StoreError::Failed(format!("sync {}: {error}", dir.display())))
     });
     if kept.is_err() {
         // Nobody was told that it has moved: it goes on.
@@ -315,4 +309,3 @@ fn thaw(store: &LevelStore, text: &[u8]) -> Result<(), StoreError> {
     }
     store.gate(|gate, _, _| gate.thaw())
 }
-

@@ -2,9 +2,9 @@
 
 use std::time::Duration;
 
+use super::Error;
 use super::canon::Key;
 use super::closing::Closing;
-use super::Error;
 use crate::clock::Now;
 use crate::lock::{Ino, SessionId};
 use crate::table::{Change, Told};

@@ -151,7 +151,8 @@ impl Fit {
         let name = record.places.first().map_or_else(String::new, |place| {
             let mut names = vec![place.name.as_bytes().to_vec()];
             let mut above = place.parent;
-            let up = |ino: Ino| self.names.iter().find(|(_, named)| **named == ino).map(|(spot, _)| spot.clone());
+            let up =
+                |ino: Ino| self.names.iter().find(|(_, named)| **named == ino).map(|(spot, _)| spot.clone());
             while let Some((parent, name)) = up(above) {
                 names.push(name.as_bytes().to_vec());
                 above = parent;
@@ -175,7 +176,9 @@ pub(super) fn refusal(place: &str, blocking: &[String]) -> String {
         0 => String::new(),
         more => format!(" and {more} more"),
     };
-    format!("in the way at {place}: {shown}{more}: release them there, or name another namespace (nothing was moved)")
+    format!(
+        "in the way at {place}: {shown}{more}: release them there, or name another namespace (nothing was moved)"
+    )
 }
 
 /// The session of a record.

@@ -103,6 +103,8 @@ struct Run<'a> {
     source: Seens,
     /// What the target has of it.
     target: Seens,
+    /// What was carried over since all was compared.
+    touched: HashSet<Key>,
     freezes: u32,
 }
 
@@ -139,7 +141,8 @@ impl<'a> Run<'a> {
         let moved = Closing::moved(to.identity().unwrap_or_default(), to.place());
         let filled = Closing::filled(from.identity().unwrap_or_default(), from.place());
         let (source, target) = (Seens::new(), Seens::new());
-        Self { from, to, watch, moved, filled, fit: Fit::default(), source, target, freezes: 0 }
+        let (fit, touched) = (Fit::default(), HashSet::new());
+        Self { from, to, watch, moved, filled, fit, source, target, touched, freezes: 0 }
     }
 
     fn report(&self) -> Report {
@@ -157,9 +160,9 @@ impl<'a> Run<'a> {
     /// Moves all.
     fn go(&mut self) -> Result<Report, Error> {
         let (source, target) = (self.from.closing()?, self.to.closing()?);
-        let is_ours = target.as_ref().is_some_and(|closing| {
-            closing.kind == ClosingKind::Filled && closing.peer == self.filled.peer
-        });
+        let is_ours = target
+            .as_ref()
+            .is_some_and(|closing| closing.kind == ClosingKind::Filled && closing.peer == self.filled.peer);
         if let Some(closing) = target.as_ref().filter(|_| is_ours) {
             self.filled = closing.clone();
         }
@@ -171,9 +174,8 @@ impl<'a> Run<'a> {
                 (false, _) => Err(closed(self.from.as_ref(), closing)),
             };
         }
-        let returns = |closing: &Closing| {
-            closing.kind == ClosingKind::Moved && closing.peer == self.filled.peer
-        };
+        let returns =
+            |closing: &Closing| closing.kind == ClosingKind::Moved && closing.peer == self.filled.peer;
         let is_back = target.as_ref().is_some_and(returns);
         if let Some(closing) = target.as_ref().filter(|_| !is_ours && !is_back) {
             return Err(closed(self.to.as_ref(), closing));
@@ -380,6 +382,12 @@ impl<'a> Run<'a> {
         let Some((now, told)) = self.from.look(objects, sessions)? else {
             return Ok(());
         };
+        self.touched.extend(told.iter().map(|one| match one {
+            Told::Object(record, _) => Key::Object(record.ino),
+            Told::Session(session) => Key::Session(session.id.clone()),
+            Told::Gone(ino) => Key::Object(*ino),
+            Told::Over(id) => Key::Session(id.clone()),
+        }));
         let mut parts = Parts {
             to: self.to.as_mut(),
             filled: &self.filled,
@@ -396,6 +404,7 @@ impl<'a> Run<'a> {
         self.read_back()?;
         for _ in 0..2 {
             let wrong = self.differing();
+            self.touched.clear();
             if wrong.is_empty() {
                 return Ok(());
             }
@@ -448,6 +457,7 @@ impl<'a> Run<'a> {
                 return Err(Error::Stopped);
             }
             self.catch_up()?;
+            self.compare_touched()?;
             self.freezes += 1;
             self.from.freeze(FREEZE)?;
             let frozen = clock.now().boot;
@@ -476,14 +486,22 @@ impl<'a> Run<'a> {
         self.take_changes()?;
         self.to.settle()?;
         self.refuse_locked()?;
-        match self.differing().as_slice() {
-            [] => self.from.epoch(),
-            wrong => Err(Error::Refused(format!(
-                "{} has not kept the last of what it was given: {} differs",
+        self.compare_touched()?;
+        self.from.epoch()
+    }
+
+    /// Compares what was carried over since all was: a moment's work, however much there is.
+    fn compare_touched(&mut self) -> Result<(), Error> {
+        let wrong = self.touched.iter().find(|key| self.source.get(key) != self.target.get(key));
+        if let Some(wrong) = wrong {
+            return Err(Error::Refused(format!(
+                "{} has not kept the last of what it was given: {} differs (it has been emptied again)",
                 self.to.place(),
-                named(&wrong[0])
-            ))),
+                named(wrong)
+            )));
         }
+        self.touched.clear();
+        Ok(())
     }
 
     /// An earlier run ended between the closing of the source and the opening of the target.
@@ -553,8 +571,7 @@ impl<'a> Run<'a> {
             for one in told {
                 match one {
                     Told::Object(record, _) if record.ino != Ino::ROOT => {
-                        if let Some((_, holds)) =
-                            record.session.as_ref().and_then(|id| sessions.get_mut(id))
+                        if let Some((_, holds)) = record.session.as_ref().and_then(|id| sessions.get_mut(id))
                         {
                             *holds = true;
                         }

@@ -364,11 +364,7 @@ impl End for RedisEnd {
         Ok(())
     }
 
-    fn look(
-        &mut self,
-        objects: &[Ino],
-        sessions: &[SessionId],
-    ) -> Result<Option<(Now, Vec<Told>)>, Error> {
+    fn look(&mut self, objects: &[Ino], sessions: &[SessionId]) -> Result<Option<(Now, Vec<Told>)>, Error> {
         if objects.is_empty() && sessions.is_empty() {
             return Ok(Some((self.now(), Vec::new())));
         }
