@@ -15,9 +15,8 @@
 //! channel and beside JuiceFS; flock(2) where nobody waits; and what a crowd of a thousand who wait costs.
 //!
 //! `--quick` does the same with smaller numbers in less than a minute; `--only WORD` one part of it (`pairs`,
-//! `requests`, `million`, `redis`, `redis-million`, `hybrid`, `migrate`, `waiting`). The program runs itself as the client, as
-//! the null
-//! file system, as the raw floor and as those who wait.
+//! `requests`, `million`, `redis`, `redis-million`, `hybrid`, `migrate`, `waiting`). The program runs itself as the client,
+//! as the null file system, as the raw floor and as those who wait.
 
 #[path = "bench/board.rs"]
 mod board;

@@ -19,6 +19,7 @@ mod canon;
 mod closing;
 mod end;
 mod fit;
+mod pass;
 mod run;
 
 use std::fmt;

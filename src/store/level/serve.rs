@@ -40,8 +40,12 @@ pub(super) const SOCKET: &str = "socket";
 /// The longest message: a page of the longest notes.
 pub(super) const MESSAGE_MAX: usize = 128 << 20;
 
-/// How long a peer may be silent.
+/// How long an answer may take.
 pub(super) const PATIENCE: Duration = Duration::from_secs(60);
+
+/// How long a migration may ask nothing: it reads all of a large target first. What it has frozen or noted runs out
+/// long before.
+const SILENCE: Duration = Duration::from_secs(3_600);
 
 /// Sends a message.
 pub(super) fn send(stream: &mut UnixStream, message: &[u8]) -> io::Result<()> {
@@ -165,7 +169,7 @@ fn may_ask(stream: &UnixStream) -> bool {
 
 /// Answers until the peer hangs up.
 fn serve(store: &LevelStore, stream: &mut UnixStream) -> io::Result<()> {
-    stream.set_read_timeout(Some(PATIENCE))?;
+    stream.set_read_timeout(Some(SILENCE))?;
     stream.set_write_timeout(Some(PATIENCE))?;
     if !may_ask(stream) {
         return send(stream, b"Ethis is for root, and for the user who mounted it");

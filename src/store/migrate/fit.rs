@@ -141,12 +141,6 @@ impl Fit {
         }
     }
 
-    /// The directory of the target that is that one of the source.
-    #[cfg(test)]
-    fn same(&self, ino: Ino) -> Option<Ino> {
-        self.same.get(&ino).copied()
-    }
-
     fn describe(&self, standing: Ino, record: &Record) -> String {
         let name = record.places.first().map_or_else(String::new, |place| {
             let mut names = vec![place.name.as_bytes().to_vec()];

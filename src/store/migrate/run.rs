@@ -3,16 +3,17 @@
 use std::collections::{HashMap, HashSet};
 use std::time::Duration;
 
-use super::canon::{self, Key, Print};
+use super::canon::Key;
 use super::closing::{Closing, Kind as ClosingKind};
 use super::end::End;
-use super::fit::{self, Fit, Fitted};
-use super::{Error, Order, Report, Side, Tally, Task, Watch};
-use crate::clock::{BootTime, Clock, Now, SystemClock};
-use crate::lock::{Ino, Kind, Record, Session, SessionId, Ttl};
+use super::fit::{self, Fit};
+use super::pass::{Again, Parts, Seen, Seens, is_kept, note, seen, seen_session, tally};
+use super::{Error, Order, Report, Side, Task, Watch};
+use crate::clock::{Clock, Now, SystemClock};
+use crate::lock::{Ino, Record, Session, SessionId};
 use crate::store::level::{LevelEnd, LevelError, RemoteEnd};
 use crate::store::redis::RedisEnd;
-use crate::table::{Change, Note, Told};
+use crate::table::{Change, Told};
 
 /// How long the source stands still at most: who asks meanwhile waits.
 const FREEZE: Duration = Duration::from_secs(1);
@@ -83,15 +84,6 @@ fn same_store(place: &str) -> Error {
     Error::Usage(format!("--from and --to are the same store ({place}): name two"))
 }
 
-/// What is known of a thing.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-struct Seen {
-    print: Print,
-    is_directory: bool,
-}
-
-type Seens = HashMap<Key, Seen>;
-
 struct Run<'a> {
     from: Box<dyn End>,
     to: Box<dyn End>,
@@ -103,35 +95,9 @@ struct Run<'a> {
     source: Seens,
     /// What the target has of it.
     target: Seens,
+    /// What was carried over since all was compared.
+    touched: HashSet<Key>,
     freezes: u32,
-}
-
-fn tally(seens: &Seens) -> Tally {
-    let mut tally = Tally::default();
-    for (key, seen) in seens {
-        match key {
-            Key::Session(_) => tally.sessions += 1,
-            Key::Object(Ino::ROOT) => {}
-            Key::Object(_) if seen.is_directory => tally.directories += 1,
-            Key::Object(_) => tally.locks += 1,
-        }
-        tally.digest.add(seen.print);
-    }
-    tally
-}
-
-fn seen(record: &Record) -> Seen {
-    let is_directory = record.body.kind() == Kind::Directory && record.ttl == Ttl::Never;
-    Seen { print: canon::of_record(record), is_directory }
-}
-
-fn seen_session(session: &Session) -> Seen {
-    Seen { print: canon::of_session(session), is_directory: false }
-}
-
-/// Whether a store keeps it: what has no name left lives on for who has it open, and goes with them.
-fn is_kept(record: &Record) -> bool {
-    record.ino == Ino::ROOT || !record.places.is_empty()
 }
 
 impl<'a> Run<'a> {
@@ -139,7 +105,8 @@ impl<'a> Run<'a> {
         let moved = Closing::moved(to.identity().unwrap_or_default(), to.place());
         let filled = Closing::filled(from.identity().unwrap_or_default(), from.place());
         let (source, target) = (Seens::new(), Seens::new());
-        Self { from, to, watch, moved, filled, fit: Fit::default(), source, target, freezes: 0 }
+        let (fit, touched) = (Fit::default(), HashSet::new());
+        Self { from, to, watch, moved, filled, fit, source, target, touched, freezes: 0 }
     }
 
     fn report(&self) -> Report {
@@ -381,6 +348,12 @@ impl<'a> Run<'a> {
         let Some((now, told)) = self.from.look(objects, sessions)? else {
             return Ok(());
         };
+        self.touched.extend(told.iter().map(|one| match one {
+            Told::Object(record, _) => Key::Object(record.ino),
+            Told::Session(session) => Key::Session(session.id.clone()),
+            Told::Gone(ino) => Key::Object(*ino),
+            Told::Over(id) => Key::Session(id.clone()),
+        }));
         let mut parts = Parts {
             to: self.to.as_mut(),
             filled: &self.filled,
@@ -397,6 +370,7 @@ impl<'a> Run<'a> {
         self.read_back()?;
         for _ in 0..2 {
             let wrong = self.differing();
+            self.touched.clear();
             if wrong.is_empty() {
                 return Ok(());
             }
@@ -449,6 +423,7 @@ impl<'a> Run<'a> {
                 return Err(Error::Stopped);
             }
             self.catch_up()?;
+            self.compare_touched()?;
             self.freezes += 1;
             self.from.freeze(FREEZE)?;
             let frozen = clock.now().boot;
@@ -477,14 +452,22 @@ impl<'a> Run<'a> {
         self.take_changes()?;
         self.to.settle()?;
         self.refuse_locked()?;
-        match self.differing().as_slice() {
-            [] => self.from.epoch(),
-            wrong => Err(Error::Refused(format!(
-                "{} has not kept the last of what it was given: {} differs",
+        self.compare_touched()?;
+        self.from.epoch()
+    }
+
+    /// Compares what was carried over since all was: a moment's work, however much there is.
+    fn compare_touched(&mut self) -> Result<(), Error> {
+        let wrong = self.touched.iter().find(|key| self.source.get(key) != self.target.get(key));
+        if let Some(wrong) = wrong {
+            return Err(Error::Refused(format!(
+                "{} has not kept the last of what it was given: {} differs (it has been emptied again)",
                 self.to.place(),
-                named(&wrong[0])
-            ))),
+                named(wrong)
+            )));
         }
+        self.touched.clear();
+        Ok(())
     }
 
     /// An earlier run ended between the closing of the source and the opening of the target.
@@ -632,173 +615,6 @@ impl<'a> Run<'a> {
         self.from.thaw(&self.moved)?;
         Ok(self.report())
     }
-}
-
-/// What a page of the source goes through.
-struct Parts<'a> {
-    to: &'a mut dyn End,
-    filled: &'a Closing,
-    fit: &'a mut Fit,
-    source: &'a mut Seens,
-    target: &'a mut Seens,
-    /// Objects whose session was not told yet.
-    unplaced: Vec<Ino>,
-}
-
-/// Whether what the target has already is put there again.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Again {
-    IfChanged,
-    /// When it was last seen may have changed.
-    Always,
-}
-
-impl Parts<'_> {
-    /// Puts what was told into the target.
-    fn pass(&mut self, now: Now, told: Vec<Told>, again: Again) -> Result<(), Error> {
-        let there = self.to.now().boot;
-        let (mut gone, mut over) = (Vec::new(), Vec::new());
-        let (mut sessions, mut objects) = (Vec::new(), Vec::new());
-        let mut blocking = Vec::new();
-        for one in told {
-            match one {
-                Told::Session(session) => match self.fit.session(*session) {
-                    Fitted::Put(mut session) => {
-                        session.seen = moved(session.seen, now.boot, there);
-                        self.source.insert(Key::Session(session.id.clone()), seen_session(&session));
-                        // When it was last seen is in no print.
-                        sessions.push(Told::Session(Box::new(session)));
-                    }
-                    Fitted::IsThere => {}
-                    Fitted::InTheWay(what) => blocking.push(what),
-                },
-                Told::Object(record, _) if !is_kept(&record) => gone.push(record.ino),
-                Told::Object(record, _) => objects.push(*record),
-                Told::Gone(ino) => gone.push(ino),
-                Told::Over(id) => over.push(id),
-            }
-        }
-        let mut puts = Vec::new();
-        for record in objects {
-            let ino = record.ino;
-            match self.fit.object(record) {
-                Fitted::Put(mut record) => {
-                    let holder = record.session.clone().map(Key::Session);
-                    if holder.is_some_and(|key| !self.source.contains_key(&key) && !self.fit.has(&key)) {
-                        self.unplaced.push(ino);
-                        continue;
-                    }
-                    record.seen = moved(record.seen, now.boot, there);
-                    let key = Key::Object(ino);
-                    self.source.insert(key.clone(), seen(&record));
-                    let is_there = self.target.get(&key) == self.source.get(&key);
-                    // Nor is when an advisory file was last used.
-                    if again == Again::Always || !is_there || record.is_advisory() {
-                        puts.push(Told::Object(Box::new(record), Note::Told));
-                    }
-                }
-                Fitted::IsThere => {}
-                Fitted::InTheWay(what) => blocking.push(what),
-            }
-        }
-        if !blocking.is_empty() {
-            return Err(Error::Refused(fit::refusal(&self.to.place(), &blocking)));
-        }
-        gone.retain(|ino| self.forget(&Key::Object(*ino)));
-        over.retain(|id| self.forget(&Key::Session(id.clone())));
-        let mut all: Vec<Told> = gone.into_iter().map(Told::Gone).collect();
-        all.append(&mut sessions);
-        all.append(&mut puts);
-        all.extend(over.into_iter().map(Told::Over));
-        self.put(all, again)
-    }
-
-    /// Forgets what the source has not any more; whether the target has it.
-    fn forget(&mut self, key: &Key) -> bool {
-        self.source.remove(key);
-        !self.fit.has(key)
-    }
-
-    /// Puts it there. All that is copied is read back in the end; what comes later is read back at once.
-    fn put(&mut self, told: Vec<Told>, again: Again) -> Result<(), Error> {
-        if told.is_empty() {
-            return Ok(());
-        }
-        let (mut objects, mut sessions) = (Vec::new(), Vec::new());
-        for one in &told {
-            match one {
-                Told::Object(record, _) => objects.push(record.ino),
-                Told::Session(session) => sessions.push(session.id.clone()),
-                Told::Gone(ino) => drop(self.target.remove(&Key::Object(*ino))),
-                Told::Over(id) => drop(self.target.remove(&Key::Session(id.clone()))),
-            }
-        }
-        self.to.put(self.filled, told)?;
-        let there = match again {
-            Again::IfChanged => None,
-            Again::Always => self.to.look(&objects, &sessions)?,
-        };
-        match there {
-            Some((_, told)) => note(self.fit, self.target, told),
-            // It has acknowledged it, and that is as much as is known now.
-            None => {
-                let keys = objects.into_iter().map(Key::Object).chain(sessions.into_iter().map(Key::Session));
-                for key in keys {
-                    let seen = self.source[&key];
-                    self.target.insert(key, seen);
-                }
-            }
-        }
-        Ok(())
-    }
-
-    /// Notes what the source has, and puts it nowhere.
-    fn note_source(&mut self, told: Vec<Told>) {
-        for one in told {
-            match one {
-                Told::Session(session) => {
-                    if let Fitted::Put(session) = self.fit.session(*session) {
-                        self.source.insert(Key::Session(session.id.clone()), seen_session(&session));
-                    }
-                }
-                Told::Object(record, _) if is_kept(&record) => {
-                    if let Fitted::Put(record) = self.fit.object(*record) {
-                        self.source.insert(Key::Object(record.ino), seen(&record));
-                    }
-                }
-                Told::Object(..) | Told::Gone(_) | Told::Over(_) => {}
-            }
-        }
-    }
-}
-
-/// Notes what the target has of what was moved.
-fn note(fit: &Fit, target: &mut Seens, told: Vec<Told>) {
-    for one in told {
-        match one {
-            Told::Object(record, _) => {
-                let key = Key::Object(record.ino);
-                let is_moved = !fit.has(&key) && !(record.ino == Ino::ROOT && !fit.is_empty());
-                if is_moved && is_kept(&record) {
-                    target.insert(key, seen(&record));
-                }
-            }
-            Told::Session(session) => {
-                let key = Key::Session(session.id.clone());
-                if !fit.has(&key) {
-                    target.insert(key, seen_session(&session));
-                }
-            }
-            Told::Gone(ino) => drop(target.remove(&Key::Object(ino))),
-            Told::Over(id) => drop(target.remove(&Key::Session(id))),
-        }
-    }
-}
-
-/// A moment on one clock that is as long ago on another.
-fn moved(seen: BootTime, here: BootTime, there: BootTime) -> BootTime {
-    let ago = i128::from(here.as_nanos()) - i128::from(seen.as_nanos());
-    BootTime::from_nanos(u64::try_from(i128::from(there.as_nanos()) - ago).unwrap_or_default())
 }
 
 fn split(keys: impl Iterator<Item = Key>) -> (Vec<Ino>, Vec<SessionId>) {

@@ -40,6 +40,7 @@ pub(in crate::store) struct RedisEnd {
     endpoint: Endpoint,
     namespace: String,
     prefix: String,
+    primary: Arc<Primary>,
     link: Link,
     clock: Arc<dyn Clock>,
     /// The server's clock less ours, in nanoseconds.
@@ -70,6 +71,7 @@ impl RedisEnd {
             endpoint: endpoint.clone(),
             namespace: namespace.to_owned(),
             prefix: format!("lockfs:{{{namespace}}}:"),
+            primary,
             link,
             clock,
             offset: 0,
@@ -107,6 +109,10 @@ impl RedisEnd {
     fn send(&mut self, script: Script, args: &[&[u8]], limit: Duration) -> Result<Vec<u8>, StoreError> {
         let meta = format!("{}meta", self.prefix).into_bytes();
         let keys = [meta.as_slice(), &meta];
+        // Servers close what idles (`timeout`) while the other end is read.
+        if !self.link.is_usable() {
+            self.link = Link::connect(&self.primary).map_err(|error| unavailable(&error))?;
+        }
         let moves = matches!(self.endpoint.place, Place::Cluster { .. });
         let command = script.command(if moves { &keys } else { &keys[..1] }, args);
         let mut answer = self.link.query_within(&command, limit);
