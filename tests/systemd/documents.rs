@@ -1,8 +1,9 @@
 //! What the documentation says to type, typed: on a machine that has had nothing of lockfs.
 
 use std::fs;
+use std::io::{BufRead, BufReader, Write};
 use std::path::Path;
-use std::process::Command;
+use std::process::{Child, ChildStdout, Command, Stdio};
 
 use crate::document::{Block, blocks, commands};
 use crate::machine::{DEV, Machine};
@@ -77,48 +78,80 @@ fn the_operations_page_knows_every_error_and_every_exit_code() {
     }
 }
 
-/// Who follows the README.
-struct Newcomer<'a> {
-    machine: &'a Machine,
-    /// What goes before each command: who they are, and where.
-    prefix: String,
+/// Who follows the README: one login, in which what is typed is a job each, as at a terminal.
+struct Newcomer {
+    shell: Child,
+    says: BufReader<ChildStdout>,
     /// Where their locks are, which the README calls /locks.
     locks: &'static str,
 }
+
+/// What is printed behind what a command prints.
+const END: &str = "# ended with ";
 
 /// What is typed, how it may end besides well, and why.
 const ENDINGS: [(&str, i32, &str); 3] = [
     ("lockfs watch", 124, "goes on until it is ended"),
     ("tail -f", 124, "goes on until it is ended"),
-    ("lockfs break a", 1, "asks, and nobody answers here"),
+    ("lockfs break a", 64, "asks, and there is no terminal here"),
 ];
 
-impl Newcomer<'_> {
-    #[track_caller]
-    fn types(&self, typed: &str) -> String {
-        let command =
-            if self.locks == "/locks" { typed.to_owned() } else { typed.replace("/locks", self.locks) };
-        // As in a terminal each command is a job of its own, and all are of one login.
-        let script = format!("{}cd ~/lockfs; set -m; timeout 20 bash -c {}", self.prefix, quoted(&command));
-        let shorter = ENDINGS.iter().any(|(start, code, _)| typed.starts_with(start) && *code == 124);
-        let script = if shorter { script.replace("timeout 20", "timeout 2") } else { script };
-        let output = self.machine.command(&script).output().unwrap();
-        let code = output.status.code().unwrap();
-        let said = String::from_utf8_lossy(&[output.stdout, output.stderr].concat()).into_owned();
-        let may_end = |(start, other, _): &(&str, i32, &str)| typed.starts_with(start) && *other == code;
-        assert!(code == 0 || ENDINGS.iter().any(may_end), "{command}: {code}\n{said}");
-        said
+impl Newcomer {
+    /// Logs in with a shell that `login` starts, in the clone of `home`.
+    fn log_in(machine: &Machine, login: &str, home: &str, locks: &'static str) -> Self {
+        let start = format!("cd {home}/lockfs; HOME={home} exec {login} bash -m 2>&1");
+        let mut shell = machine.command(&start);
+        let mut shell = shell.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap();
+        let says = BufReader::new(shell.stdout.take().unwrap());
+        let mut newcomer = Self { shell, says, locks };
+        // The program as it was built, where none is installed; and no registry is asked for what is here.
+        newcomer.types("export CARGO_NET_OFFLINE=true PATH=/usr/local/bin:$PATH:$PWD/target/release");
+        newcomer
     }
 
-    fn follows(&self, block: &Block) {
+    /// Types a command, and waits for it; returns what it printed.
+    #[track_caller]
+    fn types(&mut self, typed: &str) -> String {
+        // Compressing well takes most of the time that a package takes, and is no part of the promise.
+        let command = typed.replace("/locks", self.locks).replace("scripts/deb", "scripts/deb --fast");
+        let endless = ENDINGS.iter().any(|(start, code, _)| typed.starts_with(start) && *code == 124);
+        let limit = if endless { "timeout 2 " } else { "" };
+        let stdin = self.shell.stdin.as_mut().unwrap();
+        writeln!(stdin, "{limit}{command} </dev/null\necho \"{END}$?\"").unwrap();
+        let mut said = String::new();
+        loop {
+            let start = said.len();
+            assert_ne!(self.says.read_line(&mut said).unwrap(), 0, "{command}: the shell is gone: {said}");
+            // What was printed last may have no line of its own.
+            let Some(at) = said[start..].find(END) else { continue };
+            let code: i32 = said[start + at + END.len()..].trim().parse().unwrap();
+            said.truncate(start + at);
+            let may_end = |(start, other, _): &(&str, i32, &str)| typed.starts_with(start) && *other == code;
+            assert!(code == 0 || ENDINGS.iter().any(may_end), "{command}: {code}\n{said}");
+            return said;
+        }
+    }
+
+    fn follows(&mut self, block: &Block) {
         for command in commands(block) {
-            self.types(&command);
+            self.types(&without_comment(&command));
         }
     }
 }
 
-fn quoted(text: &str) -> String {
-    format!("'{}'", text.replace('\'', "'\\''"))
+impl Drop for Newcomer {
+    fn drop(&mut self) {
+        drop(self.shell.stdin.take());
+        let _ = self.shell.wait();
+    }
+}
+
+/// A command of one line without its comment.
+fn without_comment(command: &str) -> String {
+    match command.contains('\n') {
+        true => command.to_owned(),
+        false => command.split(" #").next().unwrap().trim_end().to_owned(),
+    }
 }
 
 /// The files that a clone has, in /root/lockfs or in a home, and the words sudo and cargo: this machine has nobody to
@@ -160,27 +193,26 @@ fn of<'a>(blocks: &'a [Block], heading: &str) -> Vec<&'a Block> {
 }
 
 /// The opening of the README, with what it shows: names, numbers and times are others' each time.
-fn follows_the_opening(newcomer: &Newcomer<'_>, blocks: &[Block]) {
+fn follows_the_opening([newcomer, other]: [&mut Newcomer; 2], blocks: &[Block]) {
     let block = blocks.iter().find(|block| block.kind == "console").unwrap();
-    let (mut typed, mut shown): (Option<String>, Vec<&str>) = (None, Vec::new());
-    let lines = block.lines.iter().map(String::as_str).chain(["$ true"]);
-    for line in lines {
+    let (mut typed, mut shown): (Option<&str>, Vec<&str>) = (None, Vec::new());
+    for line in block.lines.iter().map(String::as_str).chain(["$ true"]) {
         let Some(next) = line.strip_prefix("$ ") else {
             shown.push(line);
             continue;
         };
-        if let Some(command) = typed.replace(next.to_owned()) {
-            // Somebody else: another login, whose lock it is not.
-            let is_refused = command.contains("# somebody else");
-            let command = if is_refused { format!("{command}\ntrue") } else { command };
-            let said = newcomer.types(&command);
-            let key = |line: &str| line.split(':').next().unwrap().to_owned();
+        if let Some(command) = typed.replace(next) {
+            let said = match command.contains("# somebody else") {
+                // Who may be refused.
+                true => other.types(&format!("{} || true", without_comment(command))),
+                false => newcomer.types(&without_comment(command)),
+            };
             for line in shown.drain(..).filter(|line| *line != "...") {
-                let exact = ["lock: ", "state: "].iter().any(|start| line.starts_with(start));
-                let found = match (exact, is_refused) {
-                    (true, _) => said.lines().any(|said| said == line),
-                    (false, true) => said.contains("cannot overwrite existing file"),
-                    (false, false) => said.lines().any(|said| key(said) == key(line)),
+                let key = line.split(':').next().unwrap();
+                let found = match key {
+                    "lock" | "state" => said.lines().any(|said| said == line),
+                    "bash" => said.contains("/deploy: cannot overwrite existing file"),
+                    _ => said.lines().any(|said| said.starts_with(&format!("{key}: "))),
                 };
                 assert!(found, "{command}: no '{line}' in\n{said}");
             }
@@ -188,28 +220,30 @@ fn follows_the_opening(newcomer: &Newcomer<'_>, blocks: &[Block]) {
     }
 }
 
+/// The parts of the README that have commands to type.
+const PARTS: [&str; 6] = ["Start", "Use", "Wait", "Coding agents", "As a service", "Many machines"];
+
 #[test]
 fn a_newcomer_who_follows_the_readme_gets_what_it_says() {
     let machine = Machine::boot_bare();
     clone_into(&machine, "/root");
     start_redis(&machine);
     machine.run("echo 127.0.0.1 db.example >>/etc/hosts");
-    let newcomer = Newcomer { machine: &machine, prefix: "export HOME=/root; ".to_owned(), locks: "/locks" };
+    let log_in = || Newcomer::log_in(&machine, "env", "/root", "/locks");
+    let (mut newcomer, mut other) = (log_in(), log_in());
     let blocks = blocks("README.md");
-    let [install, attempt] = of(&blocks, "Start")[..] else { panic!("the README installs, and tries") };
+    let [install, attempt] = of(&blocks, PARTS[0])[..] else { panic!("the README installs, and tries") };
     newcomer.follows(install);
     assert!(machine.is_mounted("/locks"));
-    follows_the_opening(&newcomer, &blocks);
-    let said = newcomer.types(&attempt.lines[0]);
+    follows_the_opening([&mut newcomer, &mut other], &blocks);
+    let said = newcomer.types(&without_comment(&attempt.lines[0]));
     assert!(said.contains("/locks is mounted already"), "{said}");
-    for heading in ["Use", "Wait", "Coding agents", "As a service", "Many machines"] {
-        of(&blocks, heading).into_iter().for_each(|block| newcomer.follows(block));
+    for part in &PARTS[1..] {
+        of(&blocks, part).into_iter().for_each(|block| newcomer.follows(block));
     }
     assert!(machine.is_mounted("/srv/ci/locks") && machine.is_mounted("/root/cluster"));
-    // Nothing with commands is left out.
-    let followed = ["Start", "Use", "Wait", "Coding agents", "As a service", "Many machines"];
     for block in blocks.iter().filter(|block| block.kind == "sh") {
-        assert!(followed.contains(&block.heading.as_str()), "nobody follows '{}'", block.heading);
+        assert!(PARTS.contains(&block.heading.as_str()), "nobody follows '{}'", block.heading);
     }
 }
 
@@ -218,22 +252,16 @@ fn a_newcomer_without_rights_gets_as_far() {
     let machine = Machine::boot_bare();
     clone_into(&machine, "/home/dev");
     machine.run("chown -R dev:dev /home/dev/lockfs");
-    let path = "export PATH=/home/dev/lockfs/target/release:$PATH; ";
-    let newcomer = Newcomer {
-        machine: &machine,
-        prefix: format!(
-            "[ $(id -u) = 4711 ] || exec {DEV} BASH_ENV= bash -c \"$BASH_EXECUTION_STRING\"; {path}"
-        ),
-        locks: "/home/dev/locks",
-    };
+    let log_in = || Newcomer::log_in(&machine, DEV, "/home/dev", "/home/dev/locks");
+    let (mut newcomer, mut other) = (log_in(), log_in());
     let blocks = blocks("README.md");
-    let attempt = of(&blocks, "Start")[1];
-    let said = newcomer.types(&attempt.lines[0]);
+    let attempt = of(&blocks, PARTS[0])[1];
+    let said = newcomer.types(&without_comment(&attempt.lines[0]));
     assert!(said.contains("/home/dev/locks is mounted."), "{said}");
     assert!(machine.is_mounted("/home/dev/locks"));
-    follows_the_opening(&newcomer, &blocks);
-    for heading in ["Use", "Wait", "Coding agents"] {
-        of(&blocks, heading).into_iter().for_each(|block| newcomer.follows(block));
+    follows_the_opening([&mut newcomer, &mut other], &blocks);
+    for part in &PARTS[1..4] {
+        of(&blocks, part).into_iter().for_each(|block| newcomer.follows(block));
     }
     newcomer.types("lockfs umount /locks");
     assert!(!machine.is_mounted("/home/dev/locks"));
