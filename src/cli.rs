@@ -158,6 +158,7 @@ Exit codes:
   69   the mount or its store does not answer
   70   a bug in lockfs
   78   the store is damaged
+  141  nobody reads the output any more
   else that of the command that was run; 128 + signal where one ended it
 
 Examples:

@@ -14,6 +14,7 @@ use super::probe::{Answer, read_within};
 use super::{Exit, Failure, Outcome, background, umount};
 use crate::config::{Flags, MountOptions, Settings, Sources};
 use crate::daemon;
+use crate::store::StoreError;
 
 /// Mount a tree of locks on a directory
 ///
@@ -177,7 +178,17 @@ pub(super) fn start(settings: &Settings) -> Outcome {
 fn serve(settings: &Settings, ready: impl FnOnce()) -> Outcome {
     match daemon::serve(settings, ready) {
         Ok(()) => Ok(Exit::Done),
-        Err(error) => Err(Failure::new(exit_of(&error), error)),
+        Err(error) => {
+            let hint = match &error {
+                daemon::Error::Store(StoreError::Unavailable(why))
+                    if why.starts_with("cannot reach redis at") =>
+                {
+                    " (--redis-url, REDIS_URL or REDIS_HOST and REDIS_PORT say where it is)"
+                }
+                _ => "",
+            };
+            Err(Failure::new(exit_of(&error), format!("{error}{hint}")))
+        }
     }
 }
 
