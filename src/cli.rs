@@ -162,6 +162,7 @@ const EXIT_CODES: &str = "  \
   69   the mount or its store does not answer
   70   a bug in lockfs
   78   the store is damaged
+  141  nobody reads the output any more
   else that of the command that was run; 128 + signal where one ended it";
 
 const EXAMPLES: &str = "\

@@ -5,6 +5,8 @@
 //! holds are held by a `lockfs run` in a process group of its own: the tests are one job, and whoever descends
 //! from a job counts as it.
 
+#[path = "cli/errors.rs"]
+mod errors;
 #[path = "cli/examples.rs"]
 mod examples;
 #[path = "cli/hooks.rs"]

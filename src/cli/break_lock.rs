@@ -90,7 +90,7 @@ pub(super) fn not_ended(place: &Place, token: &str, error: &io::Error) -> String
     match error.kind() {
         ErrorKind::PermissionDenied => {
             let whose = Facts::read(place).map_or_else(|_| "another's".to_owned(), |facts| facts.sentence());
-            format!("may not break {name}, {whose}: only its user and root may")
+            format!("may not break {name}: {whose} (only its user and root may)")
         }
         _ if is_gone(error) => {
             format!(

@@ -14,6 +14,7 @@ use super::probe::{Answer, read_within};
 use super::{Exit, Failure, Outcome, background, umount};
 use crate::config::{Flags, MountOptions, Settings, Sources};
 use crate::daemon::{self, Heritage, Left};
+use crate::store::StoreError;
 
 /// Mount a tree of locks on a directory
 ///
@@ -212,7 +213,17 @@ pub(super) fn start(settings: Result<Settings, Failure>, left: Option<Left>) -> 
 fn serve(settings: &Settings, heritage: Option<Heritage>, ready: impl FnOnce()) -> Outcome {
     match daemon::serve(settings, heritage, ready) {
         Ok(()) => Ok(Exit::Done),
-        Err(error) => Err(Failure::new(exit_of(&error), error)),
+        Err(error) => {
+            let hint = match &error {
+                daemon::Error::Store(StoreError::Unavailable(why))
+                    if why.starts_with("cannot reach redis at") =>
+                {
+                    " (--redis-url, REDIS_URL or REDIS_HOST and REDIS_PORT say where it is)"
+                }
+                _ => "",
+            };
+            Err(Failure::new(exit_of(&error), format!("{error}{hint}")))
+        }
     }
 }
 

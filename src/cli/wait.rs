@@ -43,7 +43,10 @@ impl Waiting {
     }
 
     /// How the process ends when another holds the lock.
-    pub(super) fn conflict(&self, message: String) -> Failure {
+    pub(super) fn conflict(&self, mut message: String) -> Failure {
+        if self.wait.is_none() {
+            message += " (--wait waits for it; lockfs why says more)";
+        }
         Failure::new(Exit::Code(self.conflict_exit_code), message)
     }
 }

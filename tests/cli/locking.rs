@@ -51,7 +51,7 @@ fn ls_is_sorted_and_shows_plain_directories_on_demand() {
     assert_eq!(names(&["ls", "zebra"]), "zebra");
     let line = world.listed("link");
     assert!(line.contains("\"kind\":\"symlink\"") && !line.contains("nobody"), "{line}");
-    world.lockfs(&["ls", "missing"]).fails(1, &["cannot list"]);
+    world.lockfs(&["ls", "missing"]).fails(1, &["there is no lock"]);
 }
 
 #[test]

@@ -71,7 +71,7 @@ fn the_mount_of_a_dead_daemon_is_cleaned_up_by_the_next() {
     let world = World::mounted();
     kill("KILL", &world.daemon());
     eventually("the mount is dead", || fs::metadata(world.point()).is_err());
-    world.lockfs(&["status"]).fails(69, &["does not answer"]);
+    world.lockfs(&["status"]).fails(69, &["has no daemon any more"]);
     world.mount(&[]).succeeds_silently();
     world.umount(&[]).succeeds_silently();
     assert!(!world.is_mounted());

@@ -118,7 +118,7 @@ fn top_breaks_the_lock_that_it_named_and_no_newer_one() {
     screen.shows(&format!("x is not the lock with token {first} any more"));
     assert_eq!(token(&world), second);
     // This one is the one that is meant.
-    screen.comes_to("the newer one", |_| screen.line("x ").contains("lockfs["));
+    screen.comes_to("the newer one", |_| screen.line("x ").contains(" lockfs"));
     screen.press("b");
     screen.comes_to("its token", |_| screen.line("token").contains(&second));
     screen.press("y");

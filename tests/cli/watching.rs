@@ -7,6 +7,7 @@ use std::sync::mpsc::{Receiver, channel};
 use std::time::{Duration, Instant};
 
 use crate::servers::redis::{Persistence, RedisServer};
+use crate::terminal::Terminal;
 use crate::world::*;
 
 /// A running `lockfs watch`.
@@ -146,11 +147,110 @@ fn watch_ends_when_nobody_reads_it_and_when_the_mount_goes() {
     let said = Said::from(child.wait_with_output().unwrap());
     assert_eq!((said.code, said.stderr.as_str()), (141, ""));
 
-    let child = world.command(&["watch"]).stdin(Stdio::null()).spawn().unwrap();
+    let child = world.command(&["watch", "--patience", "0"]).stdin(Stdio::null()).spawn().unwrap();
     let daemon = world.daemon();
     kill("KILL", &daemon);
-    Said::from(child.wait_with_output().unwrap()).fails(69, &["does not answer"]);
+    Said::from(child.wait_with_output().unwrap()).fails(69, &["has no daemon any more"]);
     World::new().lockfs(&["watch"]).fails(69, &["no lockfs"]);
+}
+
+#[test]
+fn watch_follows_over_a_restart_of_the_daemon() {
+    let server = RedisServer::start();
+    let world = host(&server, "dev1");
+    let mut watcher = Watcher::start(&world, &["--json"]);
+    fs::write(world.path("x-0"), "").unwrap();
+    watcher.sees(&["x-0"]);
+    for (number, how) in [(1, "TERM"), (2, "KILL")] {
+        kill(how, &world.daemon());
+        watcher.says(if how == "TERM" { "waiting for it to be back" } else { "has no daemon any more" });
+        let words = ["--backend", "redis", "--redis-url", &server.url(), "--host-id", "dev1", "-o", "ttl=1h"];
+        eventually("it is mounted anew", || world.mount(&words).code == 0);
+        // Nobody is watching yet, perhaps.
+        fs::write(world.path(&format!("x-{number}")), "").unwrap();
+        watcher.sees(&[&format!("x-{number}")]);
+        watcher.says("is back");
+    }
+    assert_eq!(watcher.acquired("x-"), ["x-0", "x-1", "x-2"]);
+    watcher.end();
+}
+
+#[test]
+fn watch_keeps_no_mount_busy() {
+    let world = World::mounted();
+    let mut watcher = Watcher::start(&world, &[]);
+    world.umount(&[]).succeeds_silently();
+    watcher.says("waiting for it to be back");
+    watcher.end();
+}
+
+#[test]
+fn watch_prints_what_was_asked_for() {
+    let world = World::mounted();
+    world.lockfs(&["session", "begin", "agent-7"]).succeeds_silently();
+    for directory in ["build", "builder"] {
+        fs::create_dir(world.path(directory)).unwrap();
+    }
+    fs::write(world.path("build/web"), "").unwrap();
+    fs::write(world.path("builder/x"), "").unwrap();
+    fs::write(world.path(".sessions/agent-7/build/y"), "").unwrap();
+    fs::remove_file(world.path("build/web")).unwrap();
+    fs::write(world.path("last"), "").unwrap();
+    let seen = |flags: &[&str], last: &str| {
+        let mut child = world.command(&[&["watch", "--all"], flags].concat()).spawn().unwrap();
+        let lines = lines_of(child.stdout.take().unwrap());
+        let mut seen = Vec::new();
+        eventually("the last one is seen", || {
+            seen.extend(lines.try_iter());
+            seen.iter().any(|line: &String| line.contains(last))
+        });
+        kill("INT", &child.id().to_string());
+        child.wait().unwrap();
+        seen
+    };
+    let below = seen(&["build"], "release ");
+    assert!(
+        below.iter().all(|line| line.contains("path=build/") || line.ends_with("path=build")),
+        "{below:?}"
+    );
+    assert_eq!(below.iter().filter(|line| line.contains("path=build/")).count(), 3, "{below:?}");
+    let only = seen(&["--event", "release,begin"], "release ");
+    assert!(only.iter().all(|line| line.contains(" release ") || line.contains(" begin ")), "{only:?}");
+    let its = seen(&["--session", "agent-7"], "path=build/y");
+    assert!(its.iter().all(|line| line.contains("session=agent-7")) && its.len() == 2, "{its:?}");
+}
+
+/// Where it is a terminal each line has its width and colours; in a pipe all of it, and none.
+#[test]
+fn what_is_printed_fits_the_terminal_and_is_whole_in_a_pipe() {
+    let world = World::mounted();
+    let long = format!("{}\u{6f22}\u{5b57}", "long-".repeat(30));
+    fs::write(world.path(&long), "").unwrap();
+    for words in [&["ls"][..], &["who"], &["watch", "--all"]] {
+        let screen = |environment: &[(&str, &str)], flags: &[&str]| {
+            let mut command = world.command(&[words, flags].concat());
+            command.envs(environment.iter().copied());
+            let screen = Terminal::start(command, (24, 120));
+            screen.shows("\u{6f22}\u{5b57}");
+            eventually("the line has ended", || screen.bytes().ends_with(b"\r\n"));
+            let text = screen.screen();
+            let of_the_lock =
+                text.lines().filter(|line| line.contains("...") && line.contains("\u{6f22}\u{5b57}")).count();
+            assert_eq!(of_the_lock, 1, "{words:?}: {text}");
+            screen.bytes().contains(&b'\x1b')
+        };
+        assert!(screen(&[], &[]), "{words:?}");
+        assert!(!screen(&[("NO_COLOR", "1")], &[]) && !screen(&[("TERM", "dumb")], &[]), "{words:?}");
+        assert!(!screen(&[], &["--color", "never"]) && screen(&[("NO_COLOR", "1")], &["--color", "always"]));
+        if words[0] == "watch" {
+            continue;
+        }
+        let piped = world.lockfs(words).succeeds().stdout;
+        assert!(piped.contains(&long) && !piped.contains('\x1b'), "{piped}");
+        let mut forced = world.command(words);
+        let forced = Said::from(forced.env("CLICOLOR_FORCE", "1").output().unwrap()).succeeds().stdout;
+        assert_eq!(forced.contains('\x1b'), words[0] == "who", "{words:?}: {forced:?}");
+    }
 }
 
 #[test]

@@ -121,3 +121,42 @@ impl Drop for Screen {
         self.leave();
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::process::Command;
+
+    use super::*;
+
+    const PANICS: &str = "cli::top::screen::tests::a_panic_on_the_screen";
+
+    /// What the next test runs on a terminal.
+    #[test]
+    #[ignore = "it panics, on a terminal that another test gives it"]
+    fn a_panic_on_the_screen() {
+        let mut screen = Screen::open().unwrap();
+        screen.draw(|frame| frame.render_widget("drawn", frame.area())).unwrap();
+        panic!("said aloud");
+    }
+
+    #[test]
+    fn a_panic_is_said_on_the_terminal_as_it_was() {
+        let me = std::env::current_exe().unwrap();
+        let line = format!("stty rows 24 cols 80; stty -g; {} --ignored --exact --nocapture {PANICS}; stty -g", me.display());
+        // script(1) gives it a terminal.
+        let mut command = Command::new("script");
+        command
+            .args(["--quiet", "--command", &line, "/dev/null"])
+            .env("TERM", "xterm")
+            .env("SHELL", "/bin/sh");
+        let said = command.stdin(std::process::Stdio::null()).output().unwrap();
+        let said = String::from_utf8_lossy(&said.stdout).into_owned();
+        let at = |part: &str| said.find(part).unwrap_or_else(|| panic!("no {part:?} in {said:?}"));
+        let (taken, left) = (at("\x1b[?1049h"), at("\x1b[?1049l"));
+        assert!(taken < at("drawn") && at("drawn") < left && left < at("said aloud"), "{said:?}");
+        let shown = said.rfind("\x1b[?25h");
+        assert!(shown > said.rfind("\x1b[?25l"), "{said:?}");
+        let modes: Vec<_> = said.lines().filter(|line| line.matches(':').count() > 20).collect();
+        assert!(modes.len() == 2 && modes[0] == modes[1], "{said:?}");
+    }
+}

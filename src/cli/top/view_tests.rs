@@ -72,8 +72,8 @@ fn a_lock_is_a_line_with_a_bar() {
     // 150 of 300 seconds are left.
     let expected = ["build/web", "alice@dev1", "make[7]", "1m10s", "2m30s", "#####-----", "host", "2"];
     assert_eq!(words, expected);
-    assert!(lines[15].contains(" events "), "{lines:?}");
-    assert_eq!(lines[16].trim_end(), "03:01:01 acquire  build/web session=dev1-7-k token=42");
+    assert!(lines[14].contains(" events "), "{lines:?}");
+    assert_eq!(lines[15].trim_end(), "03:01:01 acquire  build/web session=dev1-7-k token=42");
     assert!(lines[19].starts_with("? help"));
 }
 
@@ -103,7 +103,7 @@ fn every_size_has_a_frame() {
 
 #[test]
 fn a_question_names_holder_and_token_on_the_smallest_terminals() {
-    let mut model = model(&[&format!("{}/end", "long/".repeat(40))]);
+    let mut model = model(&[&format!("{}end", "long/".repeat(40))]);
     press(&mut model, "b");
     for (width, height) in [(80, 24), (30, 5), (30, 4)] {
         let text = lines(&drawn(&mut model, Palette::Plain, width, height)).join("\n");
