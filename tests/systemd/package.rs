@@ -164,12 +164,18 @@ fn an_upgrade_keeps_held_locks_and_configuration_and_runs_the_new_program() {
 
 #[test]
 fn a_removed_package_serves_nothing_and_a_purged_one_leaves_nothing() {
-    let machine = installed();
+    let mut machine = installed();
     let files = "find /etc /usr /var/lib /locks -xdev -path '*lockfs*' -not -path '*/dpkg/*' 2>/dev/null; ls -d /locks";
     machine.run("systemctl enable --now lockfs lockfs@srv-ci; touch /locks/kept; mkdir '/srv/a b'");
     machine.run("mount -t lockfs lockfs '/srv/a b' -o namespace=fstab");
     machine.run("echo LOCKFS_TTL=1h >/etc/lockfs/srv-ci.conf");
+    // Somebody works in it, who does not keep it from ending.
+    let mut busy =
+        machine.command("cd /locks; echo there >/mnt/outside/busy; exec sleep 1000").spawn().unwrap();
+    machine.eventually("it is in use", |machine| machine.outside("busy").exists());
     machine.run("dpkg -r lockfs");
+    busy.kill().unwrap();
+    busy.wait().unwrap();
     for point in ["/locks", "/srv/ci", "/srv/a\\040b"] {
         assert!(!machine.is_mounted(point), "{point}");
     }
