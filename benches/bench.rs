@@ -9,11 +9,13 @@
 //! On Redis there are two floors more, the null file system and the store without a file system ([`raw`]), and two
 //! peers, which are what users pick instead: the lock of redis-py, and JuiceFS on the same server.
 //!
+//! Of hybrid it takes what it costs beside Redis alone, and how long nothing is granted when Redis goes and returns.
+//!
 //! Of waiting it takes the time from a release on one mount to the grant on another beside a message on a Redis
 //! channel and beside JuiceFS; flock(2) where nobody waits; and what a crowd of a thousand who wait costs.
 //!
 //! `--quick` does the same with smaller numbers in less than a minute; `--only WORD` one part of it (`pairs`,
-//! `requests`, `million`, `redis`, `redis-million`, `waiting`). The program runs itself as the client, as the null
+//! `requests`, `million`, `redis`, `redis-million`, `hybrid`, `waiting`). The program runs itself as the client, as the null
 //! file system, as the raw floor and as those who wait.
 
 #[path = "bench/board.rs"]
@@ -36,6 +38,8 @@ mod million;
 mod million_on_redis;
 #[path = "bench/null.rs"]
 mod null;
+#[path = "bench/on_hybrid.rs"]
+mod on_hybrid;
 #[path = "bench/on_redis.rs"]
 mod on_redis;
 #[path = "bench/pairs.rs"]
@@ -76,6 +80,8 @@ pub(crate) struct Extent {
     pub(crate) turns: usize,
     /// The ttl of the locks of the large tree: renewals fall into the run.
     pub(crate) ttl: Duration,
+    /// How often Redis goes and returns.
+    pub(crate) outages: usize,
     /// How often each thing is handed over in a round.
     pub(crate) handovers: usize,
     /// How many wait for one name.
@@ -92,6 +98,7 @@ const FULL: Extent = Extent {
     mounts: 3,
     turns: 7,
     ttl: Duration::from_secs(20),
+    outages: 5,
     handovers: 150,
     waiters: 1_000,
     idle: Duration::from_secs(20),
@@ -105,6 +112,7 @@ const QUICK: Extent = Extent {
     mounts: 1,
     turns: 3,
     ttl: Duration::from_secs(2),
+    outages: 1,
     handovers: 24,
     waiters: 100,
     idle: Duration::from_secs(2),
@@ -165,6 +173,9 @@ fn measure(options: &[&str]) -> io::Result<()> {
     }
     if is_wanted("redis-million") {
         million_on_redis::measure(&extent)?;
+    }
+    if is_wanted("hybrid") {
+        on_hybrid::measure(&extent)?;
     }
     if is_wanted("waiting") {
         flocks::measure(&extent)?;

@@ -86,6 +86,12 @@ impl Daemon {
         Ok(Duration::new(seconds.unwrap_or(0), nanos.unwrap_or(0)))
     }
 
+    /// Kills it, as a crash would.
+    pub(crate) fn kill(&mut self) -> io::Result<()> {
+        self.0.kill()?;
+        self.0.wait().map(drop)
+    }
+
     /// Asks it to end, and waits until it has.
     pub(crate) fn end(&mut self) -> io::Result<()> {
         if self.ended()?.is_some() {

@@ -84,15 +84,23 @@ impl Place {
 
     /// The same, as a host of that name.
     pub(crate) fn lockfs_redis_of(server: &Server, host: &str) -> io::Result<Self> {
+        Self::lockfs_over(server, &["--backend", "redis", "--namespace", Self::NAMESPACE, "--host-id", host])
+    }
+
+    /// lockfs on a Redis server with LevelDB beside it, which decides by itself when the server is gone.
+    pub(crate) fn lockfs_hybrid(server: &Server) -> io::Result<Self> {
+        let place =
+            Self::lockfs_over(server, &["--backend", "hybrid", "--namespace", "h", "--on-outage", "local"])?;
+        Ok(Self { name: "lockfs, hybrid", ..place })
+    }
+
+    fn lockfs_over(server: &Server, options: &[&str]) -> io::Result<Self> {
         let dir = disk_directory()?;
         let root = dir.path().join("mount");
         let mut command = Command::new(env!("CARGO_BIN_EXE_lockfs"));
         command.env("LOCKFS_CONFIG", "").env("STATE_DIRECTORY", dir.path().join("state"));
-        command.args(["mount", "--foreground", "--backend", "redis", "--redis-url", &server.url(0)]);
-        command
-            .args(["--namespace", Self::NAMESPACE, "--host-id", host])
-            .arg(&root)
-            .stderr(File::create(dir.path().join("log"))?);
+        command.args(["mount", "--foreground", "--redis-url", &server.url(0)]).args(options).arg(&root);
+        command.stderr(File::create(dir.path().join("log"))?);
         Self::mount("lockfs", command, root, Some(dir))
     }
 
@@ -169,6 +177,13 @@ impl Place {
             Some((name.to_owned(), count.parse().ok()?))
         });
         Ok(samples.collect())
+    }
+
+    /// A value of `.lockfs/status`.
+    pub(crate) fn status(&self, key: &str) -> io::Result<String> {
+        let status = fs::read_to_string(self.root.join(".lockfs/status"))?;
+        let value = status.lines().find_map(|line| line.strip_prefix(key)?.strip_prefix(": "));
+        value.map(str::to_owned).ok_or_else(|| io::Error::other(format!("the status has no {key}")))
     }
 
     /// Unmounts, and waits until the daemon has ended.

@@ -1,5 +1,5 @@
-//! A Redis server of the benchmark's own, on the loopback interface. It keeps nothing on disk: what a step costs is
-//! measured, and not what a disk does.
+//! A Redis server of the benchmark's own, on the loopback interface. Unless it is to come back it keeps nothing on
+//! disk: what a step costs is measured, and not what a disk does.
 
 use std::fs::File;
 use std::io;
@@ -18,31 +18,55 @@ use crate::processor::On;
 pub(crate) struct Server {
     port: u16,
     daemon: Daemon,
-    _dir: TempDir,
+    keeps: bool,
+    dir: TempDir,
 }
 
 impl Server {
     pub(crate) fn start() -> io::Result<Self> {
+        Self::begin(false)
+    }
+
+    /// One that has all again when it is restarted.
+    pub(crate) fn start_kept() -> io::Result<Self> {
+        Self::begin(true)
+    }
+
+    fn begin(keeps: bool) -> io::Result<Self> {
         let dir = disk_directory()?;
         // Free a moment ago: whoever takes it first makes this fail, and say so.
         let port = TcpListener::bind(("127.0.0.1", 0))?.local_addr()?.port();
-        let mut command = Command::new("redis-server");
-        command.args([
-            "--bind",
-            "127.0.0.1",
-            "--port",
-            &port.to_string(),
-            "--save",
-            "",
-            "--appendonly",
-            "no",
-        ]);
-        command.args(["--daemonize", "no", "--dir"]).arg(dir.path());
-        command.stdout(File::create(dir.path().join("log"))?);
-        let mut server = Self { port, daemon: Daemon::start(command)?, _dir: dir };
-        let client = server.client()?;
-        server.daemon.await_ready("redis-server", || Ok(client.get_connection().is_ok()))?;
+        let daemon = Self::spawn(port, keeps, &dir)?;
+        let mut server = Self { port, daemon, keeps, dir };
+        server.await_ready()?;
         Ok(server)
+    }
+
+    fn spawn(port: u16, keeps: bool, dir: &TempDir) -> io::Result<Daemon> {
+        let mut command = Command::new("redis-server");
+        command.args(["--bind", "127.0.0.1", "--port", &port.to_string(), "--daemonize", "no", "--dir"]);
+        command.arg(dir.path()).args(["--save", "", "--appendonly", if keeps { "yes" } else { "no" }]);
+        command.stdout(File::options().create(true).append(true).open(dir.path().join("log"))?);
+        Daemon::start(command)
+    }
+
+    fn await_ready(&mut self) -> io::Result<()> {
+        let client = self.client()?;
+        self.daemon.await_ready("redis-server", || {
+            let ping = || redis::cmd("PING").query::<String>(&mut client.get_connection()?);
+            Ok(ping().is_ok())
+        })
+    }
+
+    /// Kills it.
+    pub(crate) fn kill(&mut self) -> io::Result<()> {
+        self.daemon.kill()
+    }
+
+    /// Starts a killed one again, and waits until it answers.
+    pub(crate) fn restart(&mut self) -> io::Result<()> {
+        self.daemon = Self::spawn(self.port, self.keeps, &self.dir)?;
+        self.await_ready()
     }
 
     /// Where its database of that number is.

@@ -653,8 +653,12 @@ impl Pair {
         if self.era() == era {
             return Ok(outcome);
         }
-        // Of a link nobody knows the token: what it was given has its number.
-        let token = Token::from_u64(ino.as_u64());
+        // What was made just now has its number for a token; what was linked has the token that it had before.
+        let known = match command {
+            Command::Link { .. } => self.mirror.view(ino)?.map(|view| view.record.token),
+            _ => None,
+        };
+        let token = known.unwrap_or(Token::from_u64(ino.as_u64()));
         let name = redis::Dropped { ino, token, parent: spot.parent, name: spot.name.clone() };
         self.owed.add(&owed::Debt::Name(name));
         Err(StoreError::Timeout("redis granted it when it was taken for gone: it is given back".to_owned()))

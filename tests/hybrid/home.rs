@@ -113,6 +113,29 @@ fn a_release_made_during_the_outage_never_touches_a_newer_holder() {
 }
 
 #[test]
+fn a_release_made_during_the_outage_never_touches_who_was_handed_the_lock() {
+    let mut world = World::new(1, "refuse");
+    let mut other = world.prepare("h1", "redis", &[]);
+    fs::create_dir(world.hosts[0].path(".sessions/giver")).unwrap();
+    acquire(&world.hosts[0], ".sessions/giver/f").unwrap();
+    world.redis.pause();
+    await_alone(&world.hosts[0]);
+    fs::remove_file(world.hosts[0].path(".sessions/giver/f")).unwrap();
+    // Nobody but Redis may go on: this host is stopped until the lock was handed over there.
+    world.hosts[0].pause();
+    world.redis.resume();
+    other.mount();
+    fs::create_dir(other.path(".sessions/taker")).unwrap();
+    fs::rename(other.path(".sessions/giver/f"), other.path(".sessions/taker/f")).unwrap();
+    let token = attribute(&other, "f", "token");
+    world.hosts[0].resume();
+    await_cluster(&world.hosts[0]);
+    assert_eq!(attribute(&other, "f", "token"), token);
+    assert_eq!(attribute(&other, "f", "session").as_deref(), Some("taker"));
+    assert_eq!(world.hosts[0].status("let_go_late"), "0");
+}
+
+#[test]
 fn nothing_that_was_held_is_forgotten_by_an_outage_shorter_than_its_ttl() {
     let mut world = World::new(2, "local");
     let _file = acquire(&world.hosts[0], "f").unwrap();

@@ -11,8 +11,10 @@ mod common;
 mod servers;
 
 mod advisory;
+mod contest;
 mod faults;
 mod history;
 mod home;
 mod outage;
+mod siege;
 mod world;
