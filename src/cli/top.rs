@@ -81,6 +81,9 @@ impl std::str::FromStr for Delay {
     }
 }
 
+/// The number of the signal of a terminal that is gone (signal(7)).
+const SIGHUP: u8 = 1;
+
 /// How long a turn waits for keys.
 const TURN: Duration = Duration::from_millis(100);
 
@@ -191,7 +194,8 @@ impl Live {
                 return Ok(exit);
             }
             self.screen.draw(|frame| view::draw(&self.model, self.palette, frame))?;
-            let came = self.screen.came(TURN)?;
+            // Whoever sat there hung up.
+            let Some(came) = self.screen.came(TURN)? else { return Ok(Exit::Code(128 + SIGHUP)) };
             let keys = came.into_iter().filter_map(|came| match came {
                 Came::Key(key) => Some(Input::Key(key)),
                 Came::Resized => None,

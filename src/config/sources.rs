@@ -269,9 +269,15 @@ mod tests {
 
     #[test]
     fn a_misspelt_key_is_an_error_not_silence() {
-        assert_eq!(read("LOCKFS_TLL=5m").unwrap_err(), "/conf, line 1: lockfs has no setting 'LOCKFS_TLL'");
-        assert!(read("REDIS_PROT=1").unwrap_err().ends_with("lockfs has no setting 'REDIS_PROT'"));
-        assert_eq!(read("\nnonsense").unwrap_err(), "/conf, line 2: it is no KEY=value line");
+        assert_eq!(
+            read("LOCKFS_TLL=5m").unwrap_err(),
+            "/conf, line 1: lockfs has no setting 'LOCKFS_TLL': lockfs mount --help lists all"
+        );
+        assert!(read("REDIS_PROT=1").unwrap_err().contains("lockfs has no setting 'REDIS_PROT': "));
+        assert_eq!(
+            read("\nnonsense").unwrap_err(),
+            "/conf, line 2: it is no KEY=value line, as LOCKFS_TTL=5m is"
+        );
     }
 
     #[test]

@@ -292,3 +292,24 @@ fn top_prints_the_list_where_nothing_can_be_drawn() {
     assert_eq!((said.matches("PATH ").count(), said.matches("deploy").count()), (2, 0), "{said}");
     World::new().lockfs(&["top"]).fails(69, &["no lockfs is mounted at"]);
 }
+
+/// One that goes with its terminal, though nobody tells it by a signal.
+#[test]
+fn top_ends_with_its_terminal() {
+    let world = World::mounted();
+    let pid = world.dir.path().join("pid");
+    let line = format!("trap '' HUP; echo $$ > {}; exec {} top", pid.display(), env!("CARGO_BIN_EXE_lockfs"));
+    let mut of_world = Command::new("script");
+    of_world
+        .args(["--quiet", "--command", &line, "/dev/null"])
+        .env_clear()
+        .env("TERM", "xterm")
+        .env("SHELL", "/bin/sh");
+    of_world.envs(world.command(&[]).get_envs().filter_map(|(name, value)| Some((name, value?))));
+    let mut screen = Terminal::start(of_world, (24, 80));
+    screen.shows("? help");
+    let pid = fs::read_to_string(pid).unwrap().trim().to_owned();
+    assert!(is_running(&pid));
+    screen.child.kill().unwrap();
+    eventually("it is gone", || !is_running(&pid));
+}

@@ -154,25 +154,30 @@ fn watch_ends_when_nobody_reads_it_and_when_the_mount_goes() {
     World::new().lockfs(&["watch"]).fails(69, &["no lockfs"]);
 }
 
+/// Redis remembers what happened over the end of a daemon; the embedded store begins a new history.
 #[test]
 fn watch_follows_over_a_restart_of_the_daemon() {
     let server = RedisServer::start();
-    let world = host(&server, "dev1");
-    let mut watcher = Watcher::start(&world, &["--json"]);
-    fs::write(world.path("x-0"), "").unwrap();
-    watcher.sees(&["x-0"]);
-    for (number, how) in [(1, "TERM"), (2, "KILL")] {
-        kill(how, &world.daemon());
-        watcher.says(if how == "TERM" { "waiting for it to be back" } else { "has no daemon any more" });
-        let words = ["--backend", "redis", "--redis-url", &server.url(), "--host-id", "dev1", "-o", "ttl=1h"];
-        eventually("it is mounted anew", || world.mount(&words).code == 0);
-        // Nobody is watching yet, perhaps.
-        fs::write(world.path(&format!("x-{number}")), "").unwrap();
-        watcher.sees(&[&format!("x-{number}")]);
-        watcher.says("is back");
+    let url = server.url();
+    let on_redis = ["--backend", "redis", "--redis-url", &url, "--host-id", "dev1", "-o", "ttl=1h"];
+    for flags in [&on_redis[..], &[]] {
+        let world = World::new();
+        world.mount(flags).succeeds_silently();
+        let mut watcher = Watcher::start(&world, &["--json"]);
+        fs::write(world.path("x-0"), "").unwrap();
+        watcher.sees(&["x-0"]);
+        for (number, how) in [(1, "TERM"), (2, "KILL")] {
+            kill(how, &world.daemon());
+            watcher.says(if how == "TERM" { "waiting for it to be back" } else { "has no daemon any more" });
+            eventually("it is mounted anew", || world.mount(flags).code == 0);
+            // Nobody is watching yet, perhaps.
+            fs::write(world.path(&format!("x-{number}")), "").unwrap();
+            watcher.sees(&[&format!("x-{number}")]);
+            watcher.says("is back");
+        }
+        assert_eq!(watcher.acquired("x-"), ["x-0", "x-1", "x-2"]);
+        watcher.end();
     }
-    assert_eq!(watcher.acquired("x-"), ["x-0", "x-1", "x-2"]);
-    watcher.end();
 }
 
 #[test]

@@ -12,6 +12,10 @@ use ratatui::{Frame, Terminal};
 
 use super::super::signals::Signals;
 
+/// How long crossterm looks for what is there: with no time at all it does not look (`use-dev-tty`, without which it
+/// forgets keys that come with a change of the size).
+const MOMENT: Duration = Duration::from_millis(1);
+
 /// A terminal that is drawn on.
 #[derive(Debug)]
 pub(super) struct Screen {
@@ -64,23 +68,27 @@ impl Screen {
         Ok(())
     }
 
-    /// What comes within `limit`, and all that came with it.
+    /// What comes within `limit`, and all that came with it; `None` once the terminal is gone.
     ///
     /// # Errors
-    /// Where the terminal is gone.
-    pub(super) fn came(&mut self, limit: Duration) -> io::Result<Vec<Came>> {
+    /// Where the terminal can't be read.
+    pub(super) fn came(&mut self, limit: Duration) -> io::Result<Option<Vec<Came>>> {
         let mut came = Vec::new();
-        let mut left = limit;
-        while event::poll(left)? {
+        // The end of file of a terminal that is gone is no event for crossterm: it is not asked then.
+        match heard_of_stdin(limit) {
+            0 => return Ok(Some(came)),
+            events if events & libc::POLLIN == 0 || events & libc::POLLHUP != 0 => return Ok(None),
+            _ => {}
+        }
+        while event::poll(MOMENT)? {
             match event::read()? {
                 // Some terminals tell of the release of a key too.
                 Event::Key(key) if key.kind != KeyEventKind::Release => came.push(Came::Key(key)),
                 Event::Resize(..) => came.push(Came::Resized),
                 _ => {}
             }
-            left = Duration::ZERO;
         }
-        Ok(came)
+        Ok(Some(came))
     }
 
     /// Gives the terminal back, stops this job as the terminal would have, and takes the terminal again when it goes on.
@@ -116,6 +124,15 @@ impl Screen {
     }
 }
 
+/// What there is to hear of stdin within `limit` (poll(2)); nothing where a signal came, as one of another size.
+fn heard_of_stdin(limit: Duration) -> libc::c_short {
+    let mut poll = libc::pollfd { fd: libc::STDIN_FILENO, events: libc::POLLIN, revents: 0 };
+    let millis = i32::try_from(limit.as_millis()).unwrap_or(i32::MAX);
+    // SAFETY: `poll` is one pollfd and lives.
+    let ready = unsafe { libc::poll(&raw mut poll, 1, millis) };
+    if ready > 0 { poll.revents } else { 0 }
+}
+
 impl Drop for Screen {
     fn drop(&mut self) {
         self.leave();
@@ -142,7 +159,10 @@ mod tests {
     #[test]
     fn a_panic_is_said_on_the_terminal_as_it_was() {
         let me = std::env::current_exe().unwrap();
-        let line = format!("stty rows 24 cols 80; stty -g; {} --ignored --exact --nocapture {PANICS}; stty -g", me.display());
+        let line = format!(
+            "stty rows 24 cols 80; stty -g; {} --ignored --exact --nocapture {PANICS}; stty -g",
+            me.display()
+        );
         // script(1) gives it a terminal.
         let mut command = Command::new("script");
         command

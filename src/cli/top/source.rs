@@ -48,7 +48,7 @@ impl Source {
             -1 => Err(io::Error::last_os_error()),
             0 => {
                 drop((asks, answers));
-                serve(&mount.point, asked.into(), answer.into())
+                serve(&mount.point, asked, answer.into())
             }
             child => {
                 let (mount, asks) = (mount.clone(), asks.into());

@@ -283,7 +283,7 @@ mod tests {
             trouble: Some("why".into()),
         };
         let answers = [
-            Answer::Seen(Box::new(Seen::default())),
+            Answer::Seen(Box::default()),
             Answer::Seen(Box::new(seen)),
             Answer::Gone("why".into()),
             Answer::Broken(odd.clone(), Ok(())),
