@@ -236,7 +236,7 @@ fn serve_store(
     answers(point)?;
     match claim {
         Some(claim) => {
-            claim.is_met();
+            claim.settle();
             ledger.tries(0);
             log::info!("took over the mount at={}", point.display());
         }
