@@ -244,6 +244,8 @@ fn serve_store(
             let (init, reply) = mount.handshake();
             let device = heritage::device_at(point)?;
             ledger.connected(Connection { init: init.to_vec(), reply: reply.to_vec(), device });
+            // Of a mount before this one.
+            manager.forget();
             log::info!("mounted at={}", point.display());
         }
     }
