@@ -233,7 +233,7 @@ fn serve_store(
     answers(point)?;
     match claim {
         Some(claim) => {
-            claim.is_met();
+            claim.settle();
             ledger.tries(0);
             log::info!("took over the mount at={}", point.display());
         }
@@ -241,6 +241,8 @@ fn serve_store(
             let (init, reply) = mount.handshake();
             let device = heritage::device_at(point)?;
             ledger.connected(Connection { init: init.to_vec(), reply: reply.to_vec(), device });
+            // Of a mount before this one.
+            manager.forget();
             log::info!("mounted at={}", point.display());
         }
     }

@@ -22,6 +22,12 @@ use crate::store::StoreError;
 /// or SIGINT. Root mounts for all users, others through fusermount3 for themselves. What a crashed daemon left
 /// on the directory is detached first.
 ///
+/// On SIGHUP the program that is now at its path goes on in its place, with the settings as they are by then, in the
+/// same process: open files, held locks and whoever waits stay, and callers see nothing of it (Linux 6.9 and later).
+/// One that cannot start is named in the log, and changes nothing. The same holds for a service that is restarted or
+/// crashes, where its unit has FileDescriptorStoreMax=2, as those of lockfs do. Settings that make another mount of it
+/// (where, which store and namespace, mount options, host id) have it mounted anew.
+///
 /// Each setting is taken from the first place that has it: the flag, the mount option of the same name, the
 /// environment, the file /etc/lockfs/lockfs.conf (KEY=value lines with the names of the environment;
 /// LOCKFS_CONFIG names another file, or none if it is empty).

@@ -191,7 +191,7 @@ pub(super) struct Claim {
 
 impl Claim {
     /// The mount answers.
-    pub(super) fn is_met(mut self) {
+    pub(super) fn settle(mut self) {
         self.is_served = true;
     }
 }

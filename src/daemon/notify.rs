@@ -92,9 +92,8 @@ impl Manager {
         self.tell(&[("READY", &1), ("STATUS", &why)]);
     }
 
-    /// Has it keep what the next daemon needs, in place of what it kept before.
+    /// Has it keep what the next daemon needs. What it keeps already it keeps once.
     pub(super) fn keep(&self, device: BorrowedFd<'_>, ledger: BorrowedFd<'_>) {
-        self.forget();
         let Some(wire) = &self.0 else { return };
         for (name, descriptor) in [(DEVICE, device), (LEDGER, ledger)] {
             // Not watched: that the mount is gone it would take for a reason to forget the device, as is right, but it is

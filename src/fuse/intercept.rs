@@ -9,7 +9,7 @@
 //! heard and swallowed here. And of a SETLK it drops the flag that tells flock(2) from fcntl(2): so that is marked
 //! in a field that it keeps.
 //!
-//! A daemon that [leaves](Guard::leave) its mount to the next one takes no more requests here: those that it has not
+//! A daemon that [leaves](Leaver::leave) its mount to the next one takes no more requests here: those that it has not
 //! answered the kernel sends again.
 //!
 //! `read` below is the one that the standard library and all crates link to; it is the system call and nothing
