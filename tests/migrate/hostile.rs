@@ -188,6 +188,7 @@ fn a_mirror_that_did_things_by_itself_is_not_filled_until_its_redis_has_heard_of
     let options = ["--host-id", "h0", "--backend", "hybrid", "--on-outage", "local", "--redis-url", &url];
     let mut here = Tree::unmounted(&options, &QUICK);
     here.mount();
+    eventually("the mirror has all", || here.status("mirrored") == "1");
     server.kill();
     eventually("it stands alone", || here.status("mode") == "alone");
     fs::File::create_new(here.path("alone")).unwrap();

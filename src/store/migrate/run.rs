@@ -98,6 +98,8 @@ struct Run<'a> {
     /// What was carried over since all was compared.
     touched: HashSet<Key>,
     freezes: u32,
+    /// Whether the source is closed and the target is all that may be opened.
+    is_handed_over: bool,
 }
 
 impl<'a> Run<'a> {
@@ -106,7 +108,19 @@ impl<'a> Run<'a> {
         let filled = Closing::filled(from.identity().unwrap_or_default(), from.place());
         let (source, target) = (Seens::new(), Seens::new());
         let (fit, touched) = (Fit::default(), HashSet::new());
-        Self { from, to, watch, moved, filled, fit, source, target, touched, freezes: 0 }
+        Self {
+            from,
+            to,
+            watch,
+            moved,
+            filled,
+            fit,
+            source,
+            target,
+            touched,
+            freezes: 0,
+            is_handed_over: false,
+        }
     }
 
     fn report(&self) -> Report {
@@ -147,6 +161,8 @@ impl<'a> Run<'a> {
         self.refuse_locked()?;
         self.to.fill(&self.filled, target.as_ref().filter(|_| is_back), is_back)?;
         match self.fill() {
+            // Whether the target was opened nobody knows: the source must stay closed. Run again, it is.
+            Err(error) if self.is_handed_over => Err(error),
             Err(error @ Error::Refused(_)) => {
                 // What is refused has changed nothing.
                 self.to.empty(&self.filled, &mut |_| {})?;
@@ -437,6 +453,7 @@ impl<'a> Run<'a> {
                 continue;
             }
             let stopped = clock.now().boot.since(frozen);
+            self.is_handed_over = true;
             self.to.open(&self.filled, epoch)?;
             return Ok(Report { stopped: Some(stopped), ..self.report() });
         }
@@ -606,13 +623,14 @@ impl<'a> Run<'a> {
         }
         let total = self.to.count()?;
         self.watch.begin("taking out what was copied", total);
-        let watch = &mut *self.watch;
-        // First the target: while both are closed nobody grants.
-        self.to.empty(&self.filled, &mut |gone| watch.advance(gone))?;
+        // First the source: the target stays closed until all is out of it, and what is stopped between is taken back by
+        // the same command.
         if let Some(closing) = source.filter(|_| has_moved) {
             self.moved = closing;
         }
         self.from.thaw(&self.moved)?;
+        let watch = &mut *self.watch;
+        self.to.empty(&self.filled, &mut |gone| watch.advance(gone))?;
         Ok(self.report())
     }
 }
