@@ -305,8 +305,8 @@ fn a_service_manager_hears_of_readiness_state_and_end() {
     assert_eq!(hear(), "STATUS=opening the leveldb store\n");
     // What the next daemon needs is kept, and nothing of a mount before.
     let names = ["lockfs-device", "lockfs-ledger"];
-    names.map(|name| assert_eq!(hear(), format!("FDSTOREREMOVE=1\nFDNAME={name}\n")));
-    names.map(|name| assert_eq!(hear(), format!("FDSTORE=1\nFDNAME={name}\nFDPOLL=0\n")));
+    let _ = names.map(|name| assert_eq!(hear(), format!("FDSTOREREMOVE=1\nFDNAME={name}\n")));
+    let _ = names.map(|name| assert_eq!(hear(), format!("FDSTORE=1\nFDNAME={name}\nFDPOLL=0\n")));
     assert_eq!(hear(), format!("READY=1\nSTATUS=mounted at {}\n", point.display()));
     assert!(world.path(".lockfs/status").exists(), "it said so before the mount answered");
     assert_eq!(hear(), "WATCHDOG=1\nSTATUS=leveldb: ok, 0 locks, 0 waiting\n");
