@@ -2,7 +2,8 @@
 //! on SIGTERM or SIGINT or when someone unmounts.
 //!
 //! Order of the start: the port for metrics, store, its socket for migrations, service, take-up, mount, tending, waking,
-//! metrics, watch. Order of the end: the mount first, so that nobody is answered any more, then the watch, metrics, tending, waking, the store.
+//! metrics, watch. Order of the end: the mount first, so that nobody is answered any more, then the watch, metrics,
+//! tending, waking, the store.
 //!
 //! Where a service manager restarts the daemon, and on SIGHUP, the mount stays, and another daemon goes on with it: see
 //! `heritage.rs`. This one then ends in the order watch, requests, metrics, tending, waking, store; who waits is left

@@ -5,6 +5,8 @@
 
 use std::ops::RangeInclusive;
 
+use ::redis::Value;
+
 use super::eventually;
 use super::redis::{Options, RedisServer};
 
@@ -77,19 +79,21 @@ impl RedisCluster {
         old.command(&["CLUSTER", "SETSLOT", &slot, "MIGRATING", &new_id]);
         let (address, port) = (new.address().to_string(), new.port().to_string());
         loop {
-            let keys: Vec<String> = old.query(&["CLUSTER", "GETKEYSINSLOT", &slot, "100"]).unwrap();
+            // Those of mounts are no text.
+            let keys: Vec<Vec<u8>> = old.query(&["CLUSTER", "GETKEYSINSLOT", &slot, "100"]).unwrap();
             if keys.is_empty() {
                 break;
             }
             for key in keys {
-                let mut words = vec!["MIGRATE", &address, &port, &key, "0", "5000"];
+                let mut migrate = ::redis::cmd("MIGRATE");
+                migrate.arg(&address).arg(&port).arg(&key).arg(&["0", "5000"]);
                 let (user, password) = old.started().credentials();
                 match (user, password) {
-                    (Some(user), Some(password)) => words.extend(["AUTH2", user, password]),
-                    (None, Some(password)) => words.extend(["AUTH", password]),
-                    (_, None) => (),
-                }
-                old.command(&words);
+                    (Some(user), Some(password)) => migrate.arg(&["AUTH2", user, password]),
+                    (None, Some(password)) => migrate.arg(&["AUTH", password]),
+                    (_, None) => &mut migrate,
+                };
+                migrate.query::<Value>(&mut old.connect().unwrap()).unwrap();
             }
         }
         for node in [new, old].into_iter().chain(&self.nodes) {

@@ -258,9 +258,9 @@ impl Keeper {
             // What the daemon before this one did not know the outcome of is no outcome.
             self.undo_all()?;
         }
-        let mount = succession.mount().as_u64().to_be_bytes();
+        let mount = succession.mount().to_string();
         let before: &[u8] = if succession.is_unasked() { b"1" } else { b"" };
-        let args: [&[u8]; 4] = [&generation, &mount, self.requests.answers(), before];
+        let args: [&[u8]; 4] = [&generation, mount.as_bytes(), self.requests.answers(), before];
         let answer = self.requests.run(Script::Succeed, &args)?;
         let Some((b'K', rest)) = answer.split_first() else {
             return Err(StoreError::Unavailable("redis has lost the namespace".to_owned()));
@@ -295,9 +295,9 @@ impl Keeper {
         let generation = self.requests.known(|known| known.generation).unwrap_or_default();
         let (host, who, answers) = (self.host.as_bytes(), self.who.as_bytes(), self.requests.answers());
         let last = self.requests.known(|known| known.last_event).to_string();
-        let mount = self.requests.succession.mount().as_u64().to_be_bytes();
+        let mount = self.requests.succession.mount().to_string();
         let args: [&[u8]; 8] =
-            [&generation, host, who, taken.as_bytes(), answers, word, last.as_bytes(), &mount];
+            [&generation, host, who, taken.as_bytes(), answers, word, last.as_bytes(), mount.as_bytes()];
         let answer = self.requests.run(Script::Host, &args)?;
         let mut reader = match answer.split_first() {
             Some((b'K', rest)) => Reader::new(rest),
