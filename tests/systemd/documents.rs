@@ -164,6 +164,16 @@ fn clone_into(machine: &Machine, home: &str) {
         .unwrap();
     assert!(list.status.success(), "{}", String::from_utf8_lossy(&list.stderr));
     fs::write(machine.outside("files"), list.stdout).unwrap();
+    // The machine has a /tmp of its own, and the sources may lie in the one out here.
+    let (files, tar) = (machine.outside("files"), machine.outside("clone.tar"));
+    let packed =
+        Command::new("tar").args(["-C", root, "-T"]).arg(files).arg("-cf").arg(tar).status().unwrap();
+    assert!(packed.success());
+    let deps = Path::new(root).join("target/package-deps");
+    if deps.exists() {
+        let copied = Command::new("cp").arg("-r").arg(deps).arg(machine.outside("package-deps")).status();
+        assert!(copied.unwrap().success());
+    }
     fs::copy(env!("CARGO_BIN_EXE_lockfs"), machine.outside("lockfs")).unwrap();
     machine.write("/usr/local/bin/sudo", "#!/bin/sh\nexec \"$@\"\n");
     let cargo = Command::new("sh").args(["-c", "command -v cargo"]).output().unwrap();
@@ -177,8 +187,8 @@ fn clone_into(machine: &Machine, home: &str) {
     );
     machine.run(&format!(
         "chmod 755 /usr/local/bin/*; mkdir -p {home}/lockfs && cd {home}/lockfs && \
-         tar -C {root} -cf - -T /mnt/outside/files | tar -xf - && mkdir target && \
-         if [ -d {root}/target/package-deps ]; then ln -s {root}/target/package-deps target/; fi; \
+         tar -xf /mnt/outside/clone.tar && mkdir target && \
+         if [ -d /mnt/outside/package-deps ]; then mv /mnt/outside/package-deps target/; fi; \
          git init -q && git remote add origin https://example.com/alice/project.git && \
          printf '#!/bin/sh\\n' >deploy.sh && cp deploy.sh read.sh && chmod 755 deploy.sh read.sh"
     ));
