@@ -9,12 +9,6 @@ use crate::document::{Block, blocks, commands};
 use crate::machine::{DEV, Machine};
 use crate::package;
 
-/// A Redis on its usual port, as long as the machine runs.
-fn start_redis(machine: &Machine) {
-    machine.run("ip link set lo up; systemd-run --quiet --unit=a-redis redis-server --port 6379 --save ''");
-    machine.run("until redis-cli ping >/dev/null 2>&1; do :; done");
-}
-
 /// Types a command; it ends with 0, or with a number that its comment names behind `# exit`.
 #[track_caller]
 fn types(machine: &Machine, command: &str) {
@@ -35,7 +29,7 @@ fn types(machine: &Machine, command: &str) {
 fn what_the_operations_page_says_to_type_runs() {
     let mut machine = package::installed();
     machine.run("cp /mnt/outside/lockfs.deb /root/; systemctl enable --now lockfs");
-    start_redis(&machine);
+    machine.start_redis();
     let mut holder = machine.command("lockfs run deploy -- sleep 1000").spawn().unwrap();
     machine.eventually("deploy is held", |machine| machine.path("/locks/deploy").exists());
     let blocks = blocks("docs/operations.md");
@@ -237,7 +231,7 @@ const PARTS: [&str; 6] = ["Start", "Use", "Wait", "Coding agents", "As a service
 fn a_newcomer_who_follows_the_readme_gets_what_it_says() {
     let machine = Machine::boot_bare();
     clone_into(&machine, "/root");
-    start_redis(&machine);
+    machine.start_redis();
     machine.run("echo 127.0.0.1 db.example >>/etc/hosts");
     let log_in = || Newcomer::log_in(&machine, "env", "/root", "/locks");
     let (mut newcomer, mut other) = (log_in(), log_in());

@@ -5,6 +5,21 @@ use std::process::{Child, Stdio};
 
 use crate::machine::Machine;
 
+/// A machine whose service keeps its locks in `backend`, and is up.
+fn machine_on(backend: &str) -> Machine {
+    let machine = Machine::boot();
+    if backend != "leveldb" {
+        machine.start_redis();
+        let network = include_str!("../../systemd/examples/network.conf");
+        machine.write("/etc/systemd/system/lockfs.service.d/network.conf", network);
+        let settings = format!("FILE_LOCK_CACHE_BACKEND={backend}\nREDIS_HOST=127.0.0.1\n");
+        machine.write("/etc/lockfs/lockfs.conf", &settings);
+        machine.run("systemctl daemon-reload");
+    }
+    machine.run("systemctl start lockfs");
+    machine
+}
+
 /// What goes on while daemons come and go. Each part writes what it saw to a file in `/mnt/outside`.
 struct Life {
     held: Child,
@@ -88,10 +103,8 @@ fn replace(machine: &mut Machine, way: &str) {
     });
 }
 
-#[test]
-fn a_mount_outlives_its_daemon_with_all_that_is_open() {
-    let mut machine = Machine::boot();
-    machine.run("systemctl start lockfs");
+fn all_that_is_open_stays_on(backend: &str) {
+    let mut machine = machine_on(backend);
     let life = Life::begin(&mut machine);
     let token = machine.run("getfattr --only-values -n user.lock.token /locks/held");
     let mount = machine.run("grep ' /locks ' /proc/self/mountinfo");
@@ -137,9 +150,23 @@ fn a_mount_outlives_its_daemon_with_all_that_is_open() {
 }
 
 #[test]
-fn who_acquires_sees_no_error_and_no_overlap_however_often_the_daemon_is_replaced() {
-    let mut machine = Machine::boot();
-    machine.run("systemctl start lockfs; rm -f /run/inside");
+fn a_mount_outlives_its_daemon_with_all_that_is_open() {
+    all_that_is_open_stays_on("leveldb");
+}
+
+#[test]
+fn a_mount_on_redis_outlives_its_daemon_with_all_that_is_open() {
+    all_that_is_open_stays_on("redis");
+}
+
+#[test]
+fn a_hybrid_mount_outlives_its_daemon_with_all_that_is_open() {
+    all_that_is_open_stays_on("hybrid");
+}
+
+fn nobody_sees_an_error_on(backend: &str) {
+    let mut machine = machine_on(backend);
+    machine.run("rm -f /run/inside");
     let mut contest: Vec<Child> = (0..3).map(|_| machine.command(CONTEST).spawn().unwrap()).collect();
     let turns = |machine: &Machine| fs::read(machine.outside("turns")).unwrap_or_default().len();
     for way in WAYS.iter().cycle().take(9) {
@@ -153,6 +180,16 @@ fn who_acquires_sees_no_error_and_no_overlap_however_often_the_daemon_is_replace
     }
     let wrong = fs::read_to_string(machine.outside("wrong")).unwrap_or_default();
     assert!(wrong.is_empty(), "{wrong}\n{}", machine.said("journalctl -u lockfs --no-pager | tail -n 40"));
+}
+
+#[test]
+fn who_acquires_sees_no_error_and_no_overlap_however_often_the_daemon_is_replaced() {
+    nobody_sees_an_error_on("leveldb");
+}
+
+#[test]
+fn who_acquires_on_redis_sees_no_error_and_no_overlap_however_often_the_daemon_is_replaced() {
+    nobody_sees_an_error_on("redis");
 }
 
 #[test]
