@@ -45,9 +45,10 @@ impl Check {
         }
         let store = sources.store_dir()?;
         match level::check(&store) {
-            Ok(report) => {
+            Ok((report, closed)) => {
                 let report = report.to_string();
-                print(format!("{}\n", report.trim_end()))?;
+                let closed = closed.map(|why| format!("closed: {why}\n")).unwrap_or_default();
+                print(format!("{}\n{closed}", report.trim_end()))?;
                 Ok(Exit::Done)
             }
             Err(error) if self.repair && matches!(error, LevelError::Damaged { .. }) => {

@@ -204,15 +204,18 @@ impl LevelStore {
     }
 }
 
-/// Verifies the store in `dir` as an opening would, down to its records; changes nothing.
+/// Verifies the store in `dir` as an opening would, down to its records; changes nothing. Says why it is closed, too,
+/// where a migration has closed it.
 ///
 /// # Errors
-/// [`LevelError`]: what an opening would say.
-pub fn check(dir: &Path) -> Result<Report, LevelError> {
+/// [`LevelError`]: what an opening would say of damage.
+pub fn check(dir: &Path) -> Result<(Report, Option<String>), LevelError> {
     let (report, entries) = log::check(dir)?;
+    let closed = entries.iter().find(|(key, _)| key == codec::CLOSING);
+    let closed = closed.map(|(_, why)| Closing::shown(why));
     let damaged = |what| LevelError::Damaged { dir: dir.to_owned(), what };
     codec::Contents::verify(entries).map_err(damaged)?;
-    Ok(report)
+    Ok((report, closed))
 }
 
 fn borrowed(writes: &[Write]) -> Vec<(&[u8], Option<&[u8]>)> {

@@ -5,7 +5,7 @@ use std::io::{BufRead, BufReader, Write};
 use std::path::Path;
 use std::process::{Command, Stdio};
 
-use crate::common::{Tree, eventually, sys};
+use crate::common::{LOCKFS, Tree, eventually, sys};
 use crate::servers::clock::ServerClock;
 use crate::servers::redis::RedisServer;
 use crate::world::*;
@@ -65,6 +65,12 @@ fn what_has_moved_is_not_mounted_any_more_and_says_where_it_is() {
     let said = ended(&mut here.mount_command());
     let said = said.fails(1, "these locks have moved to redis://127.0.0.1:");
     assert!(said.err.contains("lockfs migrate"), "{said:?}");
+    let check = Command::new(LOCKFS).arg("check").arg("--data-dir").arg(here.data_dir()).output().unwrap();
+    let said = String::from_utf8(check.stdout).unwrap();
+    assert!(
+        check.status.success() && said.contains("\nclosed: these locks have moved to redis://"),
+        "{said}"
+    );
     // And the other way.
     migrate(&server.url(), &level(&here.data_dir())).has_moved();
     let said = ended(&mut on_redis(&server).mount_command());
