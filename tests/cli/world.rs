@@ -77,6 +77,21 @@ impl World {
         command
     }
 
+    /// Runs a script as another user, to whom the mountpoint belongs and who has a copy of the program beside it, in a
+    /// mount namespace where that one may open `/dev/fuse`, whatever this machine allows.
+    pub(crate) fn script_as_nobody(&self, script: &str) -> Said {
+        chown(self.point(), Some(NOBODY), Some(NOBODY)).expect("this test needs root");
+        self.lockfs_as_nobody(&["--version"]).succeeds();
+        let outer = "mknod -m 666 fuse c 10 229 && mount --bind fuse /dev/fuse && \
+                     exec setpriv --reuid=65534 --regid=65534 --clear-groups sh -ec \"$1\"";
+        let command = self.command(&[]);
+        let environment = command.get_envs().filter_map(|(name, value)| Some((name, value?)));
+        let words = ["--mount", "--propagation", "private", "sh", "-ec", outer, "sh", script];
+        let mut unshare = Command::new("unshare");
+        unshare.args(words).env_clear().envs(environment).current_dir(self.dir.path()).stdin(Stdio::null());
+        Said::from(unshare.output().unwrap())
+    }
+
     /// The same as another user, who has a copy of the program that everybody may run.
     pub(crate) fn lockfs_as_nobody(&self, words: &[&str]) -> Said {
         let program = self.dir.path().join("lockfs");

@@ -44,6 +44,12 @@ local function locked()
   return table.concat(parts)
 end
 
+-- Why a migration can't go on with what was noted: it is closed, or not all was noted; nil where it can.
+function moves.lapsed()
+  if moves.closed() then return 'X' .. meta.move.closed end
+  if not meta.move or meta.move.tracked <= NOW then return 'X' end
+end
+
 local acts = {}
 
 function acts.state()
@@ -58,8 +64,8 @@ function acts.track(lease)
 end
 
 function acts.changes(lease)
-  if moves.closed() then return 'X' .. meta.move.closed end
-  if not meta.move or meta.move.tracked <= NOW then return 'X' end
+  local why = moves.lapsed()
+  if why then return why end
   meta.move.tracked = NOW + lease
   local text = listed('changed')
   call('UNLINK', P .. 'changed')
@@ -67,15 +73,15 @@ function acts.changes(lease)
 end
 
 function acts.keep(lease)
-  if moves.closed() then return 'X' .. meta.move.closed end
-  if not meta.move or meta.move.tracked <= NOW then return 'X' end
+  local why = moves.lapsed()
+  if why then return why end
   meta.move.tracked = NOW + lease
   return replied('')
 end
 
 function acts.freeze(lease)
-  if moves.closed() then return 'X' .. meta.move.closed end
-  if not meta.move or meta.move.tracked <= NOW then return 'X' end
+  local why = moves.lapsed()
+  if why then return why end
   meta.move.frozen = NOW + lease
   return replied('')
 end
